@@ -1,0 +1,206 @@
+"""configs/experiments/<slug>.yaml: one experiment, one file; the file name is the slug.
+
+`ExperimentSpec` is what the file says. `Experiment` (see `resolve`) is what the analysis reads.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from experiments_dagster.config.base import Count, Days, Flag, Fraction, Name, Positive, Slug, Spec
+from experiments_dagster.config.base import Text
+from experiments_dagster.config.platform import TimeZoneName
+
+SHARE_TOLERANCE = 1e-9
+
+
+class Hypothesis(Spec):
+    """In words, for the report."""
+
+    primary: Text
+    secondary: tuple[Text, ...] = ()
+
+
+class ExposureSpec(Spec):
+    """Where exposures come from. The first exposure of a unit counts."""
+
+    source: Slug | None = None
+    first: Literal[True] = True
+
+
+class Window(Spec):
+    """Exposures from `start` 00:00 up to `end` 00:00 belong to the experiment."""
+
+    start: dt.date
+    end: dt.date
+    timezone: TimeZoneName | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Window:
+        if self.end <= self.start:
+            msg = f"end {self.end} must be after start {self.start}"
+            raise ValueError(msg)
+        return self
+
+
+class PrimaryMetric(Spec):
+    """The metric that decides, with the effect that would matter in practice (relative)."""
+
+    metric: Slug
+    minimum_effect: Positive | None = None
+
+
+class Guardrail(Spec):
+    """A metric that must not get worse than `margin` (relative unless `absolute: true`)."""
+
+    metric: Slug
+    margin: Positive
+    absolute: Flag = False
+
+
+class ExperimentMetrics(Spec):
+    """Which metrics play which role."""
+
+    primary: PrimaryMetric
+    secondary: tuple[Slug, ...] = ()
+    guardrails: tuple[Guardrail, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> ExperimentMetrics:
+        names = [self.primary.metric, *self.secondary, *(g.metric for g in self.guardrails)]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f"metric {name!r} is listed {names.count(name)} times; each has one role"
+                raise ValueError(msg)
+        return self
+
+
+class CupedEstimator(Spec):
+    """Lin regression on the same metric in the `covariate_days` before first exposure."""
+
+    kind: Literal["cuped"]
+    covariate_days: Days = 28
+
+
+class UnadjustedEstimator(Spec):
+    """Difference of means (or of ratios) without covariates."""
+
+    kind: Literal["unadjusted"]
+    covariate_days: Days = 28
+
+
+EstimatorSpec = Annotated[CupedEstimator | UnadjustedEstimator, Field(discriminator="kind")]
+
+
+class GroupSequential(Spec):
+    """Planned looks that spend alpha by information (Lan-DeMets)."""
+
+    kind: Literal["group_sequential"]
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    planned: Annotated[int, Field(strict=True, ge=1, le=100)]
+
+
+class ConfidenceSequence(Spec):
+    """Any number of looks; the interval covers at all times at once."""
+
+    kind: Literal["confidence_sequence"]
+
+
+LookDesign = Annotated[GroupSequential | ConfidenceSequence, Field(discriminator="kind")]
+
+
+class Looks(Spec):
+    """When looks are taken: by the calendar, or when planned information is reached.
+
+    With `schedule: information` look k of K is due at information fraction k / K.
+    """
+
+    schedule: Literal["daily", "weekly", "information"] = "weekly"
+    first: dt.date | None = None
+    design: LookDesign
+
+
+class CapValue(Spec):
+    """Values per unit above `value` count as `value`, outcome and covariate alike."""
+
+    value: Positive
+
+
+class CapQuantile(Spec):
+    """The cap is a quantile of pooled pre-period unit totals, frozen at the first look."""
+
+    quantile: Fraction
+    from_: Literal["pre_period"] = Field(alias="from")
+
+
+class Plan(Spec):
+    """What is fixed before the first unit is exposed.
+
+    `mde` is relative. `baseline` is the control mean it refers to; without it the pooled mean at
+    the first look is taken and frozen (it does not depend on the effect's sign or significance).
+    """
+
+    alpha: Fraction = 0.05
+    power: Fraction = 0.8
+    mde: Positive
+    baseline: Positive | None = None
+    estimator: EstimatorSpec = CupedEstimator(kind="cuped")
+    looks: Looks
+    cap: CapValue | CapQuantile | None = None
+
+
+class DecisionSpec(Spec):
+    """Which rule turns a look into a verdict."""
+
+    rule: Literal["default"] = "default"
+
+
+class Business(Spec):
+    """Declared economics, shown in the report; no number is derived from them silently."""
+
+    value_per_unit: Positive | None = None
+    cost: Positive | None = None
+    eligible_units_per_year: Count | None = None
+
+
+class ExperimentSpec(Spec):
+    """The whole file."""
+
+    schema_version: Literal[1]
+    owner: Text
+    hypothesis: Hypothesis
+    unit: Name = "user"
+    phase: Count = 1
+    variants: dict[Name, Positive] = Field(min_length=2)
+    control: Name | None = None
+    salt: Annotated[str, Field(min_length=8, max_length=128)]
+    layer: Slug | None = None
+    exposure: ExposureSpec = ExposureSpec()
+    window: Window
+    stratify_by: tuple[Name, ...] = ()
+    metrics: ExperimentMetrics
+    segments: tuple[Name, ...] = ()
+    plan: Plan
+    decision: DecisionSpec = DecisionSpec()
+    business: Business | None = None
+    truth: dict[Name, float] | None = Field(
+        default=None, description="Known relative effect per arm, where a simulator made the data."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentSpec:
+        total = sum(self.variants.values())
+        if abs(total - 1) > SHARE_TOLERANCE:
+            msg = f"variants: shares sum to {total:g}, need 1"
+            raise ValueError(msg)
+        if self.control is not None and self.control not in self.variants:
+            msg = f"control {self.control!r} is not one of {', '.join(self.variants)}"
+            raise ValueError(msg)
+        for arm in self.truth or {}:
+            if arm not in self.variants:
+                msg = f"truth: arm {arm!r} is not one of {', '.join(self.variants)}"
+                raise ValueError(msg)
+        return self

@@ -1,0 +1,135 @@
+"""configs/platform.yaml: where data come from, where results live, who is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from experiments_dagster.alerts.channels import ChannelSettings
+from experiments_dagster.config.base import Count, Flag, Name, Slug, Spec, Text
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        msg = f"unknown time zone {name!r}; use a name such as Europe/Berlin or UTC"
+        raise ValueError(msg)
+    ZoneInfo(name)
+    return name
+
+
+TimeZoneName = Annotated[str, AfterValidator(_known_zone)]
+
+
+class _Source(Spec):
+    """Files (`path`, one pattern) or a table (`database` and `table`) with a column mapping.
+
+    `timezone` says what a naive timestamp means; without it naive timestamps are refused.
+    """
+
+    path: Text | None = None
+    database: Text | None = None
+    table: Text | None = None
+    timezone: TimeZoneName | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> _Source:
+        if (self.path is None) == (self.table is None) or (self.table is None) != (
+            self.database is None
+        ):
+            msg = "give either `path` (files) or `database` and `table`"
+            raise ValueError(msg)
+        return self
+
+
+class EventColumns(Spec):
+    """Which column of the input holds what. Without `event`, all rows have `event_name`."""
+
+    unit: Text
+    timestamp: Text
+    event: Text | None = None
+    event_id: Text | None = None
+    value: Text | None = None
+
+
+class EventSource(_Source):
+    """A table of events: who did what when, worth how much.
+
+    `value_decimals` stores values as exact decimals (money); without it as doubles.
+    """
+
+    kind: Literal["events"]
+    columns: EventColumns
+    event_name: Text | None = None
+    properties: dict[Name, Text] = Field(default_factory=dict)
+    value_decimals: Annotated[int, Field(strict=True, ge=0, le=6)] | None = None
+    allow_negative: Flag = False
+
+    @model_validator(mode="after")
+    def _event_known(self) -> EventSource:
+        if (self.columns.event is None) == (self.event_name is None):
+            msg = "give either `columns.event` or one `event_name` for all rows"
+            raise ValueError(msg)
+        if self.table is not None and self.columns.event_id is None:
+            msg = "a table needs `columns.event_id`, so that landing it again adds only new rows"
+            raise ValueError(msg)
+        return self
+
+
+class ExposureColumns(Spec):
+    """Which column of the input holds what."""
+
+    unit: Text
+    timestamp: Text
+    experiment: Text | None = None
+    variant: Text
+
+
+class ExposureSource(_Source):
+    """A table of exposures: which unit met which variant of which experiment when.
+
+    Without `columns.experiment`, all rows belong to `experiment_name`. `properties` become
+    segments at exposure.
+    """
+
+    kind: Literal["exposures"]
+    columns: ExposureColumns
+    experiment_name: Slug | None = None
+    properties: dict[Name, Text] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _experiment_known(self) -> ExposureSource:
+        if (self.columns.experiment is None) == (self.experiment_name is None):
+            msg = "give either `columns.experiment` or one `experiment_name` for all rows"
+            raise ValueError(msg)
+        return self
+
+
+Source = Annotated[EventSource | ExposureSource, Field(discriminator="kind")]
+MemoryLimit = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(MB|GB)$")]
+
+
+class Platform(Spec):
+    """The whole file. Paths are relative to the folder that holds configs/."""
+
+    schema_version: Literal[1]
+    storage: Text = ".experiments"
+    timezone: TimeZoneName = "UTC"
+    engine: Literal["duckdb"] = "duckdb"
+    memory_limit: MemoryLimit = "4GB"
+    threads: Count = 2
+    sources: dict[Slug, Source] = Field(min_length=1)
+    alerts: tuple[ChannelSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _both_kinds(self) -> Platform:
+        kinds = {source.kind for source in self.sources.values()}
+        if "events" not in kinds:
+            msg = "needs at least one source of kind events"
+            raise ValueError(msg)
+        return self
+
+    def sources_of(self, kind: str) -> list[str]:
+        """Names of the sources of one kind, in file order."""
+        return [name for name, source in self.sources.items() if source.kind == kind]

@@ -1,0 +1,292 @@
+"""A project: the folder that holds configs/. Loads and checks everything, reports every mistake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from experiments_dagster.config.base import SLUG
+from experiments_dagster.config.errors import ConfigError, ConfigIssue
+from experiments_dagster.config.experiment import ExperimentSpec
+from experiments_dagster.config.intervention import InterventionSpec
+from experiments_dagster.config.metrics import (
+    Measure,
+    Metric,
+    MetricsFile,
+    RatioMetric,
+    resolve_metric,
+)
+from experiments_dagster.config.platform import EventSource, ExposureSource, Platform
+from experiments_dagster.config.resolve import Experiment, resolve_experiment
+from experiments_dagster.config.yaml_file import Location, YamlFile, read_yaml
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervention:
+    """One intervention with its resolved metric."""
+
+    slug: str
+    spec: InterventionSpec
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Everything a user configured, checked and resolved."""
+
+    folder: Path
+    platform: Platform
+    metrics: dict[str, Metric]
+    experiments: dict[str, Experiment]
+    interventions: dict[str, Intervention]
+
+    @property
+    def storage(self) -> Path:
+        """The root folder of everything the program writes."""
+        return (self.folder / self.platform.storage).resolve()
+
+    def measures(self, source: str) -> tuple[Measure, ...]:
+        """The distinct measures that any metric needs from one event source, sorted by key."""
+        found = {
+            part.key: part
+            for metric in self.metrics.values()
+            for part in metric.parts
+            if part.source == source
+        }
+        return tuple(found[key] for key in sorted(found))
+
+
+def load_project(folder: Path) -> Project:
+    """Load configs/ of a project folder.
+
+    Raises:
+        ConfigError: With every mistake found, each naming file, line, path and rule.
+    """
+    project, issues = read_project(folder)
+    if issues or project is None:
+        raise ConfigError(issues)
+    return project
+
+
+def read_project(folder: Path) -> tuple[Project | None, list[ConfigIssue]]:
+    """Load what is right and list what is wrong.
+
+    A mistake in one experiment or intervention leaves the others usable; the project is None
+    only when platform.yaml or metrics.yaml cannot be used.
+    """
+    folder = folder.resolve()
+    configs = folder / "configs"
+    if not configs.is_dir():
+        rule = "no configs/ folder here; `experiments init DIR` makes one"
+        return None, [ConfigIssue(file=folder, line=None, path="", rule=rule)]
+    issues: list[ConfigIssue] = []
+    platform = _read_model(configs / "platform.yaml", Platform, issues)
+    metrics_file = _read_model(configs / "metrics.yaml", MetricsFile, issues)
+    if platform is None or metrics_file is None:
+        return None, issues
+    metrics = _resolve_metrics(metrics_file, platform[0], issues)
+    experiments = _read_experiments(configs / "experiments", platform[0], metrics, issues)
+    interventions = _read_interventions(configs / "interventions", platform[0], metrics, issues)
+    project = Project(
+        folder=folder,
+        platform=platform[0],
+        metrics=metrics,
+        experiments=experiments,
+        interventions=interventions,
+    )
+    return project, issues
+
+
+def _read_model(
+    file: Path, model: type[Model], issues: list[ConfigIssue]
+) -> tuple[Model, YamlFile] | None:
+    try:
+        yaml_file = read_yaml(file)
+    except ConfigError as error:
+        issues.extend(error.issues)
+        return None
+    try:
+        return model.model_validate(yaml_file.data), yaml_file
+    except ValidationError as error:
+        issues.extend(_issue_of(yaml_file, item) for item in error.errors(include_url=False))
+        return None
+
+
+def _issue_of(yaml_file: YamlFile, error: Any) -> ConfigIssue:
+    location: Location = tuple(error["loc"])
+    place = _place_in_file(yaml_file, location)
+    kind, message = error["type"], str(error["msg"])
+    if kind == "extra_forbidden":
+        rule = f"unknown key {location[-1]!r}"
+    elif kind == "missing":
+        rule = f"required key {location[-1]!r} is missing"
+    elif kind == "value_error":
+        rule = message.removeprefix("Value error, ")
+    else:
+        value = error.get("input")
+        shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+        rule = message[0].lower() + message[1:] + shown
+    return yaml_file.issue(place, rule)
+
+
+def _place_in_file(yaml_file: YamlFile, location: Location) -> Location:
+    """Drop the parts that pydantic adds for unions and keep what stands in the file."""
+    place: Location = ()
+    for index, part in enumerate(location):
+        if (*place, part) in yaml_file.lines or index == len(location) - 1:
+            place = (*place, part)
+    return place if place in yaml_file.lines else place[:-1]
+
+
+def _resolve_metrics(
+    loaded: tuple[MetricsFile, YamlFile], platform: Platform, issues: list[ConfigIssue]
+) -> dict[str, Metric]:
+    metrics_file, yaml_file = loaded
+    event_sources = platform.sources_of("events")
+    resolved = {}
+    for name, spec in metrics_file.metrics.items():
+        place: Location = ("metrics", name)
+        parts = [spec.numerator, spec.denominator] if isinstance(spec, RatioMetric) else [spec]
+        missing = any(part.source is None for part in parts)
+        if missing and len(event_sources) > 1:
+            listed = ", ".join(event_sources)
+            issues.append(yaml_file.issue(place, f"needs `source`, one of: {listed}"))
+            continue
+        metric = resolve_metric(name, spec, event_sources[0])
+        rules = [rule for part in metric.parts for rule in _measure_rules(part, platform)]
+        if metric.is_ratio and len({part.source for part in metric.parts}) > 1:
+            rules.append("numerator and denominator must come from one source")
+        issues.extend(yaml_file.issue(place, rule) for rule in dict.fromkeys(rules))
+        if not rules:
+            resolved[name] = metric
+    return resolved
+
+
+def _measure_rules(measure: Measure, platform: Platform) -> list[str]:
+    source = platform.sources.get(measure.source)
+    if not isinstance(source, EventSource):
+        known = ", ".join(platform.sources_of("events"))
+        return [f"source {measure.source!r} is not an event source; known: {known}"]
+    rules = []
+    if measure.aggregate == "sum" and source.columns.value is None:
+        rules.append(f"sums values, but source {measure.source!r} maps no `value` column")
+    for name in measure.where:
+        if name not in source.properties:
+            known = ", ".join(source.properties) or "none"
+            rules.append(f"property {name!r} is not mapped by {measure.source!r}; mapped: {known}")
+    return rules
+
+
+def _read_experiments(
+    folder: Path, platform: Platform, metrics: dict[str, Metric], issues: list[ConfigIssue]
+) -> dict[str, Experiment]:
+    experiments = {}
+    for file in _yaml_files(folder, issues):
+        loaded = _read_model(file, ExperimentSpec, issues)
+        if loaded is None:
+            continue
+        spec, yaml_file = loaded
+        found = _experiment_issues(spec, yaml_file, platform, metrics)
+        issues.extend(found)
+        if not found:
+            experiments[file.stem] = resolve_experiment(
+                file.stem,
+                spec,
+                metrics,
+                exposure_source=spec.exposure.source or platform.sources_of("exposures")[0],
+                timezone=platform.timezone,
+            )
+    _refuse_shared_salts(folder, experiments, issues)
+    return experiments
+
+
+def _refuse_shared_salts(
+    folder: Path, experiments: dict[str, Experiment], issues: list[ConfigIssue]
+) -> None:
+    first_with: dict[str, str] = {}
+    for slug, experiment in experiments.items():
+        other = first_with.setdefault(experiment.salt, slug)
+        if other != slug:
+            rule = f"has the same salt as experiment {other!r}; each experiment needs its own"
+            file = folder / f"{slug}.yaml"
+            issues.append(ConfigIssue(file=file, line=None, path="salt", rule=rule))
+
+
+def _experiment_issues(
+    spec: ExperimentSpec, yaml_file: YamlFile, platform: Platform, metrics: dict[str, Metric]
+) -> list[ConfigIssue]:
+    issues = []
+    roles: list[tuple[Location, str]] = [
+        (("metrics", "primary", "metric"), spec.metrics.primary.metric),
+        *((("metrics", "secondary", k), name) for k, name in enumerate(spec.metrics.secondary)),
+        *(
+            (("metrics", "guardrails", k, "metric"), guardrail.metric)
+            for k, guardrail in enumerate(spec.metrics.guardrails)
+        ),
+    ]
+    for place, name in roles:
+        if name not in metrics:
+            known = ", ".join(sorted(metrics)) or "none"
+            issues.append(yaml_file.issue(place, f"unknown metric {name!r}; known: {known}"))
+    sources = platform.sources_of("exposures")
+    source = spec.exposure.source
+    if source is None and len(sources) != 1:
+        listed = ", ".join(sources) or "none"
+        place = ("exposure",)
+        issues.append(yaml_file.issue(place, f"needs `source`, an exposure source: {listed}"))
+    elif source is not None and source not in sources:
+        known = ", ".join(sources) or "none"
+        rule = f"{source!r} is not an exposure source; known: {known}"
+        issues.append(yaml_file.issue(("exposure", "source"), rule))
+    else:
+        exposures = platform.sources[source or sources[0]]
+        assert isinstance(exposures, ExposureSource)
+        issues.extend(
+            yaml_file.issue(("segments", k), f"property {name!r} is not mapped by the source")
+            for k, name in enumerate(spec.segments)
+            if name not in exposures.properties
+        )
+    return issues
+
+
+def _read_interventions(
+    folder: Path, platform: Platform, metrics: dict[str, Metric], issues: list[ConfigIssue]
+) -> dict[str, Intervention]:
+    interventions = {}
+    for file in _yaml_files(folder, issues):
+        loaded = _read_model(file, InterventionSpec, issues)
+        if loaded is None:
+            continue
+        spec, yaml_file = loaded
+        found = []
+        if spec.series.metric not in metrics:
+            rule = f"unknown metric {spec.series.metric!r}; known: {', '.join(sorted(metrics))}"
+            found.append(yaml_file.issue(("series", "metric"), rule))
+        if spec.series.treated.source not in platform.sources_of("exposures"):
+            rule = f"{spec.series.treated.source!r} is not an exposure source"
+            found.append(yaml_file.issue(("series", "treated", "source"), rule))
+        issues.extend(found)
+        if not found:
+            metric = metrics[spec.series.metric]
+            interventions[file.stem] = Intervention(slug=file.stem, spec=spec, metric=metric)
+    return interventions
+
+
+def _yaml_files(folder: Path, issues: list[ConfigIssue]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in (".yaml", ".yml") or file.name.startswith("."):
+            continue
+        if file.suffix == ".yml" or not SLUG.match(file.stem):
+            rule = f"the file name is the slug and must match {SLUG.pattern} plus .yaml"
+            issues.append(ConfigIssue(file=file, line=None, path="", rule=rule))
+            continue
+        files.append(file)
+    return files

@@ -1,0 +1,160 @@
+"""From specs to the frozen configuration that the analysis reads, and its hash.
+
+Pure: nothing merges in place, nothing is read from the environment.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from experiments_dagster.config.base import Spec
+from experiments_dagster.config.experiment import (
+    ConfidenceSequence,
+    ExperimentSpec,
+    GroupSequential,
+    Guardrail,
+    Plan,
+)
+from experiments_dagster.config.metrics import Metric
+
+STEP_DAYS = {"daily": 1, "weekly": 7}
+
+
+class Experiment(Spec):
+    """One experiment with everything filled in.
+
+    `variants` keeps the order of the file; `starts_at` and `ends_at` are aware instants.
+    """
+
+    slug: str
+    owner: str
+    phase: int
+    unit: str
+    variants: dict[str, float]
+    control: str
+    salt: str
+    exposure_source: str
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    timezone: str
+    primary: Metric
+    minimum_effect: float | None
+    secondary: tuple[Metric, ...]
+    guardrails: tuple[tuple[Guardrail, Metric], ...]
+    segments: tuple[str, ...]
+    plan: Plan
+    decision_rule: str
+    spec: ExperimentSpec
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The arms that are compared with the control, in file order."""
+        return tuple(arm for arm in self.variants if arm != self.control)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics: primary, secondary, guardrails."""
+        return (self.primary, *self.secondary, *(metric for _, metric in self.guardrails))
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether the deciding estimate is adjusted by the pre-period covariate."""
+        return self.plan.estimator.kind == "cuped"
+
+    @property
+    def alpha_per_arm(self) -> float:
+        """Each treatment arm's share of alpha (Bonferroni over arms, METHODS section 4)."""
+        return self.plan.alpha / len(self.treatments)
+
+    def planned_looks(self) -> tuple[dt.date, ...]:
+        """The calendar of planned looks, in the experiment's time zone.
+
+        Empty where looks come from information or the number of looks is not planned in advance
+        (a confidence sequence then looks daily or weekly without end).
+        """
+        looks = self.plan.looks
+        if looks.schedule == "information" or not isinstance(looks.design, GroupSequential):
+            return ()
+        first, step = self.first_look(), dt.timedelta(days=STEP_DAYS[looks.schedule])
+        return tuple(first + k * step for k in range(looks.design.planned))
+
+    def first_look(self) -> dt.date:
+        """The date of the first look.
+
+        As planned; else so that the last planned look finds every unit's primary window closed,
+        or, without a planned number of looks, one step after the first window can be closed.
+        """
+        looks, zone = self.plan.looks, ZoneInfo(self.timezone)
+        if looks.first is not None:
+            return looks.first
+        step = dt.timedelta(days=STEP_DAYS.get(looks.schedule, 1))
+        window = dt.timedelta(days=self.primary.end_day)
+        start = self.starts_at.astimezone(zone).date()
+        if not isinstance(looks.design, GroupSequential) or looks.schedule == "information":
+            return start + window + step
+        last = self.ends_at.astimezone(zone).date() + window
+        return max(last - (looks.design.planned - 1) * step, start + step)
+
+    @property
+    def is_group_sequential(self) -> bool:
+        """Whether alpha is spent over planned looks."""
+        return not isinstance(self.plan.looks.design, ConfidenceSequence)
+
+    @property
+    def plan_document(self) -> dict[str, Any]:
+        """Everything that the plan freezes, as canonical plain data.
+
+        Owner, hypothesis, business and description are left out: editing them changes no number.
+        """
+        document = self.model_dump(mode="json", exclude={"owner", "spec"}, by_alias=True)
+        document["salt"] = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
+        return document
+
+    @property
+    def plan_hash(self) -> str:
+        """First 12 hex digits of SHA-256 over the canonical JSON of the plan."""
+        return canonical_hash(self.plan_document)
+
+
+def canonical_hash(document: Any) -> str:
+    """A hash that key order, white space and file names do not change."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def resolve_experiment(
+    slug: str,
+    spec: ExperimentSpec,
+    metrics: dict[str, Metric],
+    *,
+    exposure_source: str,
+    timezone: str,
+) -> Experiment:
+    """Fill defaults and look up metrics; every name was checked before (`project.load`)."""
+    zone_name = spec.window.timezone or timezone
+    zone = ZoneInfo(zone_name)
+    return Experiment(
+        slug=slug,
+        owner=spec.owner,
+        phase=spec.phase,
+        unit=spec.unit,
+        variants=spec.variants,
+        control=spec.control or next(iter(spec.variants)),
+        salt=spec.salt,
+        exposure_source=exposure_source,
+        starts_at=dt.datetime.combine(spec.window.start, dt.time(), zone).astimezone(dt.UTC),
+        ends_at=dt.datetime.combine(spec.window.end, dt.time(), zone).astimezone(dt.UTC),
+        timezone=zone_name,
+        primary=metrics[spec.metrics.primary.metric],
+        minimum_effect=spec.metrics.primary.minimum_effect,
+        secondary=tuple(metrics[name] for name in spec.metrics.secondary),
+        guardrails=tuple((g, metrics[g.metric]) for g in spec.metrics.guardrails),
+        segments=spec.segments,
+        plan=spec.plan,
+        decision_rule=spec.decision.rule,
+        spec=spec,
+    )

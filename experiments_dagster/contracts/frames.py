@@ -1,0 +1,105 @@
+"""Contracts of the frames. A broken contract names rules and counts, never rows or ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from experiments_dagster.storage.errors import ContractError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pandera.polars import Check, Column
+
+    from experiments_dagster.config.resolve import Experiment
+
+
+def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
+    """One row per unit, known arms, finite values, 0/1 for indicators.
+
+    Raises:
+        ContractError: With the number of rows that break each rule.
+    """
+    from pandera.polars import Check
+
+    columns = _identity_columns(experiment)
+    for metric in experiment.metrics:
+        if metric.is_ratio:
+            continue
+        rules = [_finite()]
+        if metric.is_indicator:
+            rules.append(Check.isin([0.0, 1.0], name="is_0_or_1"))
+        columns |= _value_column(metric.name, rules)
+        columns |= _value_column(f"pre_{metric.name}", [_finite()], nullable=False)
+    _validate("user_frame", experiment.slug, frame, columns)
+
+
+def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
+    """One row per unit, known arms, finite parts, no negative denominator.
+
+    Raises:
+        ContractError: With the number of rows that break each rule.
+    """
+    from pandera.polars import Check
+
+    columns = _identity_columns(experiment)
+    for metric in experiment.metrics:
+        if not metric.is_ratio:
+            continue
+        for (name, _), is_denominator in zip(metric.columns, (False, True), strict=True):
+            rules = [_finite()]
+            if is_denominator:
+                rules.append(Check.ge(0.0, name="denominator_not_negative"))
+            columns |= _value_column(name, rules)
+            columns |= _value_column(f"pre_{name}", [_finite()], nullable=False)
+    _validate("ratio_frame", experiment.slug, frame, columns)
+
+
+def _identity_columns(experiment: Experiment) -> dict[str, Column]:
+    import polars as pl
+    from pandera.polars import Check, Column
+
+    return {
+        "unit": Column(pl.String, unique=True, nullable=False),
+        "arm": Column(
+            pl.String, Check.isin(list(experiment.variants), name="known_arm"), nullable=False
+        ),
+        "exposed_at": Column(pl.Datetime("us", "UTC"), nullable=False),
+        "is_pre_missing": Column(pl.Boolean, nullable=False),
+        **{f"segment_{name}": Column(pl.String, nullable=True) for name in experiment.segments},
+    }
+
+
+def _value_column(name: str, rules: list[Check], *, nullable: bool = True) -> dict[str, Column]:
+    import polars as pl
+    from pandera.polars import Column
+
+    return {name: Column(pl.Float64, rules, nullable=nullable)}
+
+
+def _finite() -> Check:
+    import polars as pl
+    from pandera.polars import Check, PolarsData
+
+    def is_finite(data: PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key or "*").is_finite())
+
+    return Check(is_finite, name="is_finite")
+
+
+def _validate(
+    table: str, slug: str, frame: pl.DataFrame, columns: dict[str, Column]
+) -> None:
+    from pandera.errors import SchemaErrors
+    from pandera.polars import DataFrameSchema
+
+    try:
+        # A collected frame: pandera checks only the schema of a LazyFrame.
+        DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
+    except SchemaErrors as error:
+        counts: dict[str, int] = {}
+        for case in error.schema_errors:
+            place = getattr(case.schema, "name", None) or table
+            rule = getattr(case.check, "name", None) or str(case.reason_code.name).lower()
+            failed = case.failure_cases
+            counts[f"{place} {rule}"] = int(getattr(failed, "height", 1) or 1)
+        raise ContractError(f"{table} of {slug}", counts) from None

@@ -1,0 +1,235 @@
+"""The one definition of unit_days, exposures, unit frames and daily series.
+
+Written once as narwhals lazy expressions; runs on DuckDB relations and Polars LazyFrames alike.
+Nothing here reads files or knows an engine; nothing here estimates anything.
+
+Times are naive UTC microseconds. A landed event carries its local day and that day's limits
+(`day_start`, `day_end`), so no expression depends on a session time zone.
+
+A unit's total over a window [low, high) is the sum of
+
+    unit_days   days that lie in the window as a whole
+    unit_events single events of the days that `low` or `high` cut
+
+which is exact to the microsecond and touches single events only near the cuts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import narwhals as nw
+
+from experiments_dagster.config.metrics import Measure, Metric
+
+ANY_EVENT = "n_events"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTotal:
+    """One column of a unit frame: a measure's total over days relative to first exposure."""
+
+    name: str
+    measure: str
+    start_day: int
+    end_day: int
+
+
+def measured_events(events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.LazyFrame:
+    """One row per landed event that some measure counts, with one column per measure.
+
+    Columns: unit, occurred_at, event_day, day_start, day_end, n_events (1), one per measure key.
+    """
+    wanted = sorted({event for measure in measures for event in measure.events})
+    return events.filter(nw.col("event").is_in(wanted)).select(
+        "unit",
+        "occurred_at",
+        "event_day",
+        "day_start",
+        "day_end",
+        nw.lit(1).alias(ANY_EVENT),
+        *(_contribution(measure).alias(measure.key) for measure in measures),
+    )
+
+
+def _contribution(measure: Measure) -> nw.Expr:
+    counts = nw.col("event").is_in(list(measure.events))
+    for name, values in measure.where.items():
+        counts = counts & nw.col(name).is_in(list(values))
+    amount = nw.col("value") if measure.aggregate == "sum" else nw.lit(1)
+    return nw.when(counts).then(amount)
+
+
+def unit_days(unit_events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.LazyFrame:
+    """Measures added up per unit and local day. Sums stay exact where values are decimals."""
+    columns = [ANY_EVENT, *(measure.key for measure in measures)]
+    return unit_events.group_by("unit", "event_day").agg(
+        nw.col("day_start").min(),
+        nw.col("day_end").max(),
+        *(nw.col(column).sum() for column in columns),
+    )
+
+
+def first_exposures(
+    exposures: nw.LazyFrame,
+    *,
+    experiment: str,
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+    segments: Sequence[str],
+) -> nw.LazyFrame:
+    """One row per unit exposed in [starts_at, ends_at): first arm, time and segments.
+
+    Columns: unit, arm, exposed_at, n_exposures, n_arms, then the segments at first exposure.
+    """
+    rows = exposures.filter(
+        nw.col("experiment") == experiment,
+        nw.col("occurred_at") >= starts_at,
+        nw.col("occurred_at") < ends_at,
+    )
+    first = rows.unique(
+        ["unit"], keep="first", order_by=["occurred_at", "event_id"]
+    ).select(
+        "unit",
+        nw.col("variant").alias("arm"),
+        nw.col("occurred_at").alias("exposed_at"),
+        *(nw.col(segment).alias(f"segment_{segment}") for segment in segments),
+    )
+    counts = rows.group_by("unit").agg(
+        nw.len().alias("n_exposures"), nw.col("variant").n_unique().alias("n_arms")
+    )
+    return first.join(counts, on="unit", how="inner")
+
+
+def window_totals(
+    exposures: nw.LazyFrame,
+    days: nw.LazyFrame,
+    events: nw.LazyFrame,
+    totals: Sequence[WindowTotal],
+) -> nw.LazyFrame:
+    """Per exposed unit, one Float64 column per window total; units without events get 0.
+
+    Args:
+        exposures: Columns unit, exposed_at; one row per unit.
+        days: `unit_days` of all batches up to the cut-off.
+        events: `measured_events` of the same batches.
+        totals: What to add up over which days.
+    """
+    who = exposures.select("unit", "exposed_at")
+    whole_days = days.join(who, on="unit", how="inner").select(
+        "unit",
+        *(
+            _amount(total, _whole_day_inside(total)).alias(total.name)
+            for total in totals
+        ),
+    )
+    cut_days = events.join(who, on="unit", how="inner").filter(
+        nw.any_horizontal(*(_cut_by(total) for total in totals), ignore_nulls=True)
+    )
+    single_events = cut_days.select(
+        "unit",
+        *(
+            _amount(total, _event_inside(total) & ~_whole_day_inside(total)).alias(total.name)
+            for total in totals
+        ),
+    )
+    summed = (
+        nw.concat([whole_days, single_events], how="vertical")
+        .group_by("unit")
+        .agg(*(nw.col(total.name).sum() for total in totals))
+    )
+    return exposures.join(summed, on="unit", how="left").with_columns(
+        *(nw.col(total.name).fill_null(0.0) for total in totals)
+    )
+
+
+def _limits(total: WindowTotal) -> tuple[nw.Expr, nw.Expr]:
+    exposed = nw.col("exposed_at")
+    return exposed.dt.offset_by(f"{total.start_day}d"), exposed.dt.offset_by(f"{total.end_day}d")
+
+
+def _amount(total: WindowTotal, inside: nw.Expr) -> nw.Expr:
+    return nw.when(inside).then(nw.col(total.measure).cast(nw.Float64)).otherwise(nw.lit(0.0))
+
+
+def _whole_day_inside(total: WindowTotal) -> nw.Expr:
+    low, high = _limits(total)
+    return (nw.col("day_start") >= low) & (nw.col("day_end") <= high)
+
+
+def _event_inside(total: WindowTotal) -> nw.Expr:
+    low, high = _limits(total)
+    return (nw.col("occurred_at") >= low) & (nw.col("occurred_at") < high)
+
+
+def _cut_by(total: WindowTotal) -> nw.Expr:
+    low, high = _limits(total)
+    cut_low = (nw.col("day_start") < low) & (low < nw.col("day_end"))
+    cut_high = (nw.col("day_start") < high) & (high < nw.col("day_end"))
+    return cut_low | cut_high
+
+
+def metric_totals(metrics: Sequence[Metric], covariate_days: int) -> list[WindowTotal]:
+    """The window totals that a set of metrics needs: outcomes and pre-period covariates."""
+    totals = [WindowTotal(name="n_pre_events", measure=ANY_EVENT, start_day=-covariate_days,
+                          end_day=0)]
+    for metric in metrics:
+        for name, measure in metric.columns:
+            totals.append(
+                WindowTotal(
+                    name=name,
+                    measure=measure.key,
+                    start_day=metric.start_day,
+                    end_day=metric.end_day,
+                )
+            )
+            totals.append(
+                WindowTotal(
+                    name=f"pre_{name}", measure=measure.key, start_day=-covariate_days, end_day=0
+                )
+            )
+    return totals
+
+
+def unit_frame(totals: nw.LazyFrame, metrics: Sequence[Metric], horizon: dt.datetime
+               ) -> nw.LazyFrame:
+    """Outcomes per unit: null until the unit's window is closed, 0/1 for indicators.
+
+    Adds `is_pre_missing` (no event of any kind in the covariate window). Indicator covariates
+    stay counts: how often is a better predictor than whether.
+    """
+    columns = []
+    for metric in metrics:
+        mature = nw.col("exposed_at").dt.offset_by(f"{metric.end_day}d") <= horizon
+        for name, _ in metric.columns:
+            value = nw.col(name)
+            if metric.is_indicator:
+                value = (value > 0).cast(nw.Float64)
+            columns.append(nw.when(mature).then(value).alias(name))
+    return totals.with_columns(
+        *columns, (nw.col("n_pre_events") == 0).alias("is_pre_missing")
+    ).drop("n_pre_events")
+
+
+def daily_series(
+    days: nw.LazyFrame, group: nw.LazyFrame, measure: str
+) -> nw.LazyFrame:
+    """Totals per local day of the units in a group and of all other units.
+
+    Args:
+        days: `unit_days` of all batches up to the cut-off.
+        group: One column, unit: the treated units.
+        measure: The measure's column.
+
+    Returns:
+        event_day, is_treated, total.
+    """
+    treated = group.select("unit").unique(["unit"]).with_columns(nw.lit(1).alias("_treated"))
+    return (
+        days.join(treated, on="unit", how="left")
+        .with_columns((nw.col("_treated").fill_null(0) == 1).alias("is_treated"))
+        .group_by("event_day", "is_treated")
+        .agg(nw.col(measure).cast(nw.Float64).sum().alias("total"))
+    )

@@ -1,0 +1,106 @@
+"""unit_days and unit_events per landed batch: the expensive pass over raw events, done once.
+
+For one source and one set of measures each batch has two Parquet files and an index file that
+names their hashes and the landed file they were made from. They are caches: a missing or
+damaged one is rebuilt from the landed batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import narwhals as nw
+
+from experiments_dagster.config.metrics import Measure
+from experiments_dagster.config.project import Project
+from experiments_dagster.frames.definitions import measured_events, unit_days
+from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
+from experiments_dagster.storage.duck import Duck, connect
+from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partials:
+    """Files of one source up to a cut-off, in batch order, and the hashes behind them."""
+
+    days: tuple[Path, ...]
+    events: tuple[Path, ...]
+    inputs: dict[str, str]
+
+
+def measures_hash(measures: Sequence[Measure]) -> str:
+    """Names one set of measures; editing a metric that is not among them changes nothing."""
+    return hashlib.sha256(" ".join(measure.key for measure in measures).encode()).hexdigest()[:12]
+
+
+def build_partials(project: Project, manifest: Manifest, source: str, *, up_to: int) -> Partials:
+    """Make what is missing of a source's partials in batches 1..up_to and list them all.
+
+    Raises:
+        DataDamagedError: A landed file that must be read again is damaged.
+    """
+    measures = project.measures(source)
+    folder = manifest.layout.unit_days(source, measures_hash(measures))
+    tables = manifest.tables(source, up_to=up_to)
+    missing = [(batch, table) for batch, table in tables if not _is_built(folder, batch, table)]
+    if missing:
+        with connect(project.platform, manifest.layout) as duck:
+            for batch, table in missing:
+                _build_batch(duck, manifest, folder, measures, batch, table)
+    names = [f"{batch.sequence:06d}.parquet" for batch, _ in tables]
+    return Partials(
+        days=tuple(folder / "days" / name for name in names),
+        events=tuple(folder / "events" / name for name in names),
+        inputs={table.path: table.sha256 for _, table in tables},
+    )
+
+
+def _is_built(folder: Path, batch: Batch, table: LandedTable) -> bool:
+    """Whether a batch's partials exist, belong to the landed file and are whole."""
+    try:
+        index = json.loads((folder / f"{batch.sequence:06d}.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    if index["landed"] != table.sha256:
+        return False
+    return all(_is_whole(folder / name, written) for name, written in index["files"].items())
+
+
+_WHOLE: dict[tuple[Path, int, int, int], str] = {}
+
+
+def _is_whole(path: Path, written: str) -> bool:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return False
+    identity = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if identity not in _WHOLE:
+        _WHOLE[identity] = sha256_file(path)
+    return _WHOLE[identity] == written
+
+
+def _build_batch(
+    duck: Duck,
+    manifest: Manifest,
+    folder: Path,
+    measures: Sequence[Measure],
+    batch: Batch,
+    table: LandedTable,
+) -> None:
+    landed = nw.from_native(duck.parquet([manifest.verified(table)]))
+    rows = measured_events(landed, measures)
+    name = f"{batch.sequence:06d}.parquet"
+    files = {}
+    for kind, frame in (("events", rows), ("days", unit_days(rows, measures))):
+        target = folder / kind / name
+        ordered = frame.sort("unit", "event_day")
+        with staged(target, manifest.layout.staging) as temporary:
+            ordered.to_native().write_parquet(str(temporary), compression="zstd")
+            files[f"{kind}/{name}"] = sha256_file(temporary)
+    index = {"landed": table.sha256, "files": files}
+    write_bytes(folder / f"{batch.sequence:06d}.json", canonical_json(index))

@@ -1,0 +1,254 @@
+"""user_frame and ratio_frame of one experiment as of a cut-off: build, validate, promote.
+
+A frame file is named by cut-off, horizon and plan; it never changes. `current.json` beside it
+says which one is published, and is replaced only after the contract held.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import narwhals as nw
+import polars as pl
+
+from experiments_dagster.config.metrics import Metric
+from experiments_dagster.config.project import Project
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.contracts.frames import validate_ratio_frame, validate_user_frame
+from experiments_dagster.frames.definitions import (
+    first_exposures,
+    metric_totals,
+    unit_frame,
+    window_totals,
+)
+from experiments_dagster.frames.partials import Partials, build_partials
+from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
+from experiments_dagster.storage.duck import connect
+from experiments_dagster.storage.errors import ContractError
+from experiments_dagster.storage.layout import Layout
+from experiments_dagster.storage.manifest import Manifest
+
+IDENTITY = ("unit", "arm", "exposed_at", "is_pre_missing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameInfo:
+    """A published pair of frames and what it was made from.
+
+    `horizon` is the instant up to which data are complete: windows that end later are open.
+    `n_exposed` counts units of one arm by arm; `n_multi_arm` the excluded units by first arm;
+    `n_rows` raw exposures by arm.
+    """
+
+    experiment: str
+    cutoff: int
+    as_of: str
+    horizon: str
+    plan_hash: str
+    user_frame: str
+    ratio_frame: str
+    sha256: dict[str, str]
+    rows: int
+    n_exposed: dict[str, int]
+    n_multi_arm: dict[str, int]
+    n_rows: dict[str, int]
+    n_immature: dict[str, int]
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Both frames in memory; `ratio` has the ratio metrics' columns, `user` all others."""
+
+    info: FrameInfo
+    user: pl.DataFrame
+    ratio: pl.DataFrame
+
+    def of(self, metric: Metric) -> pl.DataFrame:
+        """The frame that holds a metric."""
+        return self.ratio if metric.is_ratio else self.user
+
+
+def data_horizon(
+    experiment: Experiment, manifest: Manifest, *, cutoff: int, as_of: dt.datetime
+) -> dt.datetime | None:
+    """Up to when the landed data speak: `as_of`, but no later than the newest event's local day.
+
+    None when no event has landed.
+    """
+    sources = {part.source for metric in experiment.metrics for part in metric.parts}
+    last = manifest.last_event_at(sources, up_to=cutoff)
+    if last is None:
+        return None
+    local = last.astimezone(ZoneInfo(experiment.timezone))
+    next_day = local.date() + dt.timedelta(days=1)
+    day_end = dt.datetime.combine(next_day, dt.time(), local.tzinfo)
+    return min(as_of, day_end).astimezone(dt.UTC)
+
+
+def build_unit_frames(
+    project: Project,
+    manifest: Manifest,
+    experiment: Experiment,
+    *,
+    cutoff: int,
+    as_of: dt.datetime,
+    publish: bool = True,
+) -> Frames:
+    """Build both frames from batches 1..cutoff and publish them when their contracts hold.
+
+    Args:
+        project: Measures and engine.
+        manifest: The landed batches.
+        experiment: Which units, windows and metrics.
+        cutoff: The last batch that counts.
+        as_of: Aware instant of the look.
+        publish: Whether `current.json` shall point to the result; a reproduction does not.
+
+    Raises:
+        ContractError: A frame breaks its contract, or exposures name an unknown arm.
+        DataDamagedError: A landed file that is needed is damaged.
+    """
+    layout = manifest.layout
+    horizon = data_horizon(experiment, manifest, cutoff=cutoff, as_of=as_of)
+    if horizon is None:
+        raise ContractError("raw/events", {"no events have landed": 0})
+    partials = _partials(project, manifest, experiment, cutoff)
+    exposure_tables = manifest.tables(experiment.exposure_source, up_to=cutoff)
+    exposure_files = [manifest.verified(table) for _, table in exposure_tables]
+    if not exposure_files:
+        raise ContractError("raw/exposures", {"no exposures have landed": 0})
+    all_rows = _collect(project, layout, experiment, partials, exposure_files, horizon)
+    inputs = {table.path: table.sha256 for _, table in exposure_tables}
+    inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
+    name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{experiment.plan_hash}"
+    frames = _split(experiment, all_rows)
+    validate_user_frame(frames["user_frame"], experiment)
+    validate_ratio_frame(frames["ratio_frame"], experiment)
+    paths, digests = {}, {}
+    for kind, frame in frames.items():
+        target = layout.frame(kind, experiment.slug) / f"{name}.parquet"
+        with staged(target, layout.staging) as temporary:
+            frame.write_parquet(temporary, compression="zstd")
+            digests[kind] = sha256_file(temporary)
+        paths[kind] = str(target.relative_to(layout.root))
+    info = FrameInfo(
+        experiment=experiment.slug,
+        cutoff=cutoff,
+        as_of=as_of.astimezone(dt.UTC).isoformat(),
+        horizon=horizon.isoformat(),
+        plan_hash=experiment.plan_hash,
+        user_frame=paths["user_frame"],
+        ratio_frame=paths["ratio_frame"],
+        sha256=digests,
+        rows=frames["user_frame"].height,
+        inputs=inputs,
+        **_counts(experiment, all_rows),
+    )
+    if publish:
+        pointer = layout.frame("user_frame", experiment.slug) / "current.json"
+        write_bytes(pointer, canonical_json(asdict(info)))
+    return Frames(info=info, user=frames["user_frame"], ratio=frames["ratio_frame"])
+
+
+def read_current_frames(layout: Layout, slug: str) -> Frames:
+    """The published frames of an experiment.
+
+    Raises:
+        FileNotFoundError: None has been published yet.
+    """
+    pointer = layout.frame("user_frame", slug) / "current.json"
+    info = FrameInfo(**json.loads(pointer.read_bytes()))
+    return Frames(
+        info=info,
+        user=pl.read_parquet(layout.root / info.user_frame),
+        ratio=pl.read_parquet(layout.root / info.ratio_frame),
+    )
+
+
+def _partials(
+    project: Project, manifest: Manifest, experiment: Experiment, cutoff: int
+) -> dict[str, Partials]:
+    sources = sorted({part.source for metric in experiment.metrics for part in metric.parts})
+    return {
+        source: build_partials(project, manifest, source, up_to=cutoff) for source in sources
+    }
+
+
+def _collect(
+    project: Project,
+    layout: Layout,
+    experiment: Experiment,
+    partials: dict[str, Partials],
+    exposure_files: list[Path],
+    horizon: dt.datetime,
+) -> pl.DataFrame:
+    """All exposed units with all columns, ordered by unit so that reruns are equal."""
+    naive = horizon.replace(tzinfo=None)
+    with connect(project.platform, layout) as duck:
+        exposures = first_exposures(
+            nw.from_native(duck.parquet(exposure_files)),
+            experiment=experiment.slug,
+            starts_at=experiment.starts_at.replace(tzinfo=None),
+            ends_at=min(experiment.ends_at.replace(tzinfo=None), naive),
+            segments=experiment.segments,
+        )
+        frame = exposures
+        for source, files in partials.items():
+            metrics = [m for m in experiment.metrics if m.parts[0].source == source]
+            totals = window_totals(
+                exposures,
+                nw.from_native(duck.parquet(files.days)),
+                nw.from_native(duck.parquet(files.events)),
+                metric_totals(metrics, experiment.plan.estimator.covariate_days),
+            )
+            columns = unit_frame(totals, metrics, naive)
+            if frame is exposures:
+                frame = columns
+            else:
+                other = columns.drop("arm", "exposed_at", "n_exposures", "n_arms", strict=False)
+                frame = frame.drop("is_pre_missing").join(other, on="unit", how="inner")
+        collected: pl.DataFrame = frame.sort("unit").to_native().pl()
+    return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
+
+
+def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Units of exactly one arm, in the two published shapes."""
+    single = rows.filter(pl.col("n_arms") == 1)
+    segments = [f"segment_{name}" for name in experiment.segments]
+    columns: dict[str, list[str]] = {"user_frame": [], "ratio_frame": []}
+    for metric in experiment.metrics:
+        for name, _ in metric.columns:
+            columns["ratio_frame" if metric.is_ratio else "user_frame"] += [name, f"pre_{name}"]
+    return {
+        kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()
+    }
+
+
+def _counts(experiment: Experiment, rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    single = rows.filter(pl.col("n_arms") == 1)
+    return {
+        "n_exposed": _by_arm(experiment, single),
+        "n_multi_arm": _by_arm(experiment, rows.filter(pl.col("n_arms") > 1)),
+        "n_rows": _by_arm(experiment, single, "n_exposures"),
+        "n_immature": {
+            metric.name: int(single[metric.columns[0][0]].null_count())
+            for metric in experiment.metrics
+        },
+    }
+
+
+def _by_arm(
+    experiment: Experiment, rows: pl.DataFrame, column: str | None = None
+) -> dict[str, int]:
+    count = pl.len() if column is None else pl.col(column).sum()
+    found = dict(rows.group_by("arm").agg(count.alias("n")).iter_rows())
+    unknown = {arm: n for arm, n in found.items() if arm not in experiment.variants}
+    if unknown:
+        rules = {f"variant {arm!r} is not configured": int(n) for arm, n in unknown.items()}
+        raise ContractError(f"exposures of {experiment.slug}", rules)
+    return {arm: int(found.get(arm, 0)) for arm in experiment.variants}

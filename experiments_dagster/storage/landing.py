@@ -1,0 +1,412 @@
+"""Landing: each incoming file once, checked, deduplicated, into one immutable batch.
+
+Per file, always: rows in = kept + deduplicated + quarantined. A file that cannot be read as its
+source says is set aside whole with the reason and stops nothing else. Duplicates by event id:
+the first by (batch, file, row) stays, for ever; the same id with other content is quarantined.
+
+Row rules (quarantine reasons): missing_unit, missing_time, time_out_of_range, missing_event,
+missing_event_id, non_finite_value, negative_value, missing_variant, conflicting_duplicate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from experiments_dagster.config.platform import EventSource, ExposureSource
+from experiments_dagster.config.project import Project
+from experiments_dagster.storage.atomic import exclusive, sha256_file, staged
+from experiments_dagster.storage.duck import Duck, connect, quote_name, quote_text
+from experiments_dagster.storage.errors import StorageError
+from experiments_dagster.storage.layout import Layout
+from experiments_dagster.storage.manifest import (
+    Batch,
+    IncomingFile,
+    LandedTable,
+    Manifest,
+    SourceBatch,
+)
+from experiments_dagster.storage.normalise import (
+    FileRefusedError,
+    read_columns,
+    select_exposures,
+    select_events,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandingReport:
+    """What one landing did. `batch` is None when there was nothing new.
+
+    `problems` name files that were set aside or changed after landing.
+    """
+
+    batch: Batch | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A file or table that may hold new rows."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+    modified_ns: int
+
+
+@contextlib.contextmanager
+def open_lander(project: Project, *, remember_ids: bool = False) -> Iterator[Lander]:
+    """Hold the landing lock and one connection for one landing or many in a row.
+
+    Args:
+        project: Sources and storage.
+        remember_ids: Keep the ids seen so far in memory instead of scanning the landed files
+            once per batch; worth it when many batches land in a row.
+
+    Raises:
+        BusyError: Another process is landing.
+        DataDamagedError: The manifest is damaged.
+    """
+    layout = Layout(project.storage)
+    lock = layout.root / "landing" / ".lock"
+    sources = project.platform.sources.values()
+    attach = {
+        f"source_{index}": project.folder / source.database
+        for index, source in enumerate(sources)
+        if source.database is not None and (project.folder / source.database).exists()
+    }
+    folders = {_incoming_root(project.folder, source) for source in sources if source.path}
+    with (
+        exclusive(lock, lambda owner: f"landing is running already in {owner}; try again later"),
+        connect(project.platform, layout, folders=sorted(folders), attach=attach) as duck,
+    ):
+        yield Lander(project, Manifest(layout).refresh(), duck, remember_ids=remember_ids)
+
+
+def land(
+    project: Project,
+    *,
+    arrival_day: dt.date,
+    now: dt.datetime,
+    kind: Literal["data", "history"] = "data",
+) -> LandingReport:
+    """Land everything new once; see `Lander.land`."""
+    with open_lander(project) as lander:
+        return lander.land(arrival_day=arrival_day, now=now, kind=kind)
+
+
+class Lander:
+    """Lands batches one after another; made by `open_lander`."""
+
+    def __init__(
+        self, project: Project, manifest: Manifest, duck: Duck, *, remember_ids: bool
+    ) -> None:
+        self.project = project
+        self.manifest = manifest
+        self.duck = duck
+        self.remember_ids = remember_ids
+        self.remembered: set[str] = set()
+
+    def land(
+        self,
+        *,
+        arrival_day: dt.date,
+        now: dt.datetime,
+        kind: Literal["data", "history"] = "data",
+    ) -> LandingReport:
+        """Land everything new of all sources as one batch.
+
+        Args:
+            arrival_day: The label of the batch.
+            now: Aware time of landing; events more than a day after it are quarantined.
+            kind: `history` when the true arrival days are unknown.
+
+        Raises:
+            DataDamagedError: An earlier landed file, needed to find duplicates, is damaged.
+        """
+        sources: dict[str, SourceBatch] = {}
+        problems: list[str] = []
+        for name in self.project.platform.sources:
+            landing = _SourceLanding(self, name, now)
+            candidates = landing.candidates(problems)
+            if candidates:
+                sources[name] = landing.land(candidates, problems)
+        if not sources:
+            return LandingReport(batch=None, problems=tuple(problems))
+        batch = self.manifest.commit(
+            {"kind": kind, "arrival_day": arrival_day, "landed_at": now, "sources": sources}
+        )
+        logger.info("landed batch=%s arrival_day=%s", batch.sequence, arrival_day)
+        return LandingReport(batch=batch, problems=tuple(problems))
+
+
+def has_new_files(project: Project, manifest: Manifest) -> bool:
+    """Whether any source has a file that no batch has registered (by path, size and time)."""
+    for name, source in project.platform.sources.items():
+        known = manifest.known_files(name)
+        for path in _incoming_paths(project.folder, source):
+            stat = path.stat()
+            record = known.get(_registered_name(project.folder, path))
+            if record is None or (record.size, record.modified_ns) != (
+                stat.st_size,
+                stat.st_mtime_ns,
+            ):
+                return True
+    return False
+
+
+def _incoming_paths(folder: Path, source: EventSource | ExposureSource) -> list[Path]:
+    if source.database is not None:
+        path = folder / source.database
+        return [path] if path.exists() else []
+    assert source.path is not None
+    pattern = Path(source.path)
+    if pattern.is_absolute():
+        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    return sorted(path for path in folder.glob(source.path) if path.is_file())
+
+
+def _registered_name(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _incoming_root(folder: Path, source: EventSource | ExposureSource) -> Path:
+    """The deepest folder of a source's pattern that holds no wildcard."""
+    parts = Path(source.path or "").parts[:-1]
+    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), parts)
+    return folder.joinpath(*plain)
+
+
+class _SourceLanding:
+    """Landing of one source within one batch.
+
+    Rows pass through the temporary table `incoming`: file_no, row_no, the landed columns and
+    `reason` (why a row is quarantined, NULL when it is fine).
+    """
+
+    def __init__(self, lander: Lander, name: str, now: dt.datetime) -> None:
+        self.project = lander.project
+        self.lander = lander
+        self.duck = lander.duck
+        self.layout = lander.manifest.layout
+        self.manifest = lander.manifest
+        self.name = name
+        self.source = self.project.platform.sources[name]
+        self.now = now
+        self.sequence = self.manifest.head + 1
+        self.columns: list[str] = []
+
+    def candidates(self, problems: list[str]) -> list[_Candidate]:
+        """Files without a record, or set aside earlier and changed since."""
+        known = self.manifest.known_files(self.name)
+        found = []
+        for path in _incoming_paths(self.project.folder, self.source):
+            registered = _registered_name(self.project.folder, path)
+            record, stat = known.get(registered), path.stat()
+            if record is not None and (record.size, record.modified_ns) == (
+                stat.st_size,
+                stat.st_mtime_ns,
+            ):
+                continue
+            digest = sha256_file(path)
+            if record is not None and record.sha256 == digest:
+                continue
+            if record is not None and record.error is None and self.source.table is None:
+                problems.append(
+                    f"{path}: content changed after landing "
+                    f"(SHA-256 {record.sha256[:12]}... is now {digest[:12]}...). "
+                    "Hint: landed data stay as they were; send corrections as a new file"
+                )
+                continue
+            found.append(
+                _Candidate(
+                    name=registered,
+                    path=path,
+                    sha256=digest,
+                    size=stat.st_size,
+                    modified_ns=stat.st_mtime_ns,
+                )
+            )
+        return found
+
+    def land(self, candidates: list[_Candidate], problems: list[str]) -> SourceBatch:
+        """Read, check and deduplicate; publish the kept and the quarantined rows."""
+        files = [self._stage(index, item, problems) for index, item in enumerate(candidates)]
+        table = None
+        if self.columns:
+            self._mark_duplicates()
+            table = self._publish()
+            self._count(files)
+            self.duck.execute("DROP TABLE incoming")
+        return SourceBatch(files=tuple(IncomingFile(**record) for record in files), table=table)
+
+    def _stage(self, index: int, item: _Candidate, problems: list[str]) -> dict[str, Any]:
+        """Put one file's rows into `incoming` and return what is known of the file."""
+        record: dict[str, Any] = {
+            "path": item.name,
+            "sha256": item.sha256,
+            "size": item.size,
+            "modified_ns": item.modified_ns,
+        }
+        landed = [f for f in self.manifest.known_files(self.name).values() if f.error is None]
+        same = next((f for f in landed if f.sha256 == item.sha256), None)
+        if same is not None and self.source.table is None:
+            rows = same.rows_in
+            return record | {
+                "rows_in": rows,
+                "deduplicated": rows,
+                "reasons": {"same_file": rows} if rows else {},
+            }
+        expected = next((f.columns for f in landed if f.columns), None)
+        try:
+            reader, columns = read_columns(self.duck, self.source, self._alias(), item.path, expected)
+            select = select_events if isinstance(self.source, EventSource) else select_exposures
+            zone = self.project.platform.timezone
+            self._insert(select(self.source, reader, columns, zone, self.now), index)  # type: ignore[arg-type]
+            counted = self.duck.connection.execute(f"SELECT count(*) FROM {reader}").fetchall()
+        except (FileRefusedError, duckdb.Error) as error:
+            # DuckDB's own message may quote data, so only its kind is kept.
+            refused = isinstance(error, FileRefusedError)
+            reason = str(error) if refused else f"cannot be read ({type(error).__name__})"
+            problems.append(f"{item.path}: {reason}")
+            return record | {"error": reason}
+        return record | {"columns": columns, "rows_in": counted[0][0]}
+
+    def _alias(self) -> str:
+        """The name under which this source's DuckDB file is attached, if it has one."""
+        return f"source_{list(self.project.platform.sources).index(self.name)}"
+
+    def _insert(self, select: str, index: int) -> None:
+        numbered = f"SELECT {index} AS file_no, row_number() OVER () AS row_no, * FROM ({select})"
+        if not self.columns:
+            self.duck.execute(
+                f"CREATE OR REPLACE TEMP TABLE incoming AS "
+                f"SELECT *, false AS is_duplicate FROM ({numbered})"
+            )
+            self.columns = self.duck.connection.table("incoming").columns
+            return
+        try:
+            self.duck.execute(
+                f"INSERT INTO incoming BY NAME SELECT *, false AS is_duplicate FROM ({numbered})"
+            )
+        except duckdb.Error:
+            self.duck.execute("DELETE FROM incoming WHERE file_no = $i", i=index)
+            raise
+
+    def _mark_duplicates(self) -> None:
+        """Mark rows whose id was seen before, here or in an earlier batch."""
+        if "event_id" not in self.columns:
+            return
+        content = "unit, occurred_at, event, value"
+        if isinstance(self.source, ExposureSource):
+            content = "unit, occurred_at, experiment, variant"
+        self.duck.execute(
+            f"""CREATE OR REPLACE TEMP TABLE first_seen AS
+            SELECT event_id, arg_min(hash({content}), (file_no, row_no)) AS content,
+                   min((file_no, row_no)) AS place
+            FROM incoming WHERE reason IS NULL GROUP BY event_id"""
+        )
+        earlier = self._earlier_ids(content)
+        if earlier:
+            self.duck.execute(
+                f"""UPDATE first_seen SET content = old.content, place = NULL
+                FROM (SELECT event_id, content FROM {earlier}
+                      SEMI JOIN first_seen USING (event_id)) old
+                WHERE first_seen.event_id = old.event_id"""
+            )
+        self.duck.execute(
+            f"""UPDATE incoming SET
+                is_duplicate = hash({content}) = f.content,
+                reason = CASE WHEN hash({content}) != f.content THEN 'conflicting_duplicate' END
+            FROM first_seen f
+            WHERE incoming.event_id = f.event_id AND incoming.reason IS NULL
+              AND (f.place IS NULL OR f.place != (incoming.file_no, incoming.row_no))"""
+        )
+        if self.lander.remember_ids:
+            self.duck.execute(
+                f"""INSERT INTO {earlier} SELECT event_id, content
+                FROM first_seen WHERE place IS NOT NULL"""
+            )
+
+    def _earlier_ids(self, content: str) -> str | None:
+        """What holds event_id and content hash of every row landed before, or None."""
+        tables = self.manifest.tables(self.name, up_to=self.manifest.head)
+        remembered = f"seen_{list(self.project.platform.sources).index(self.name)}"
+        if self.name in self.lander.remembered:
+            return remembered
+        files = [self.manifest.verified(table) for _, table in tables]
+        listed = ", ".join(quote_text(str(path)) for path in files)
+        scan = f"SELECT event_id, hash({content}) AS content FROM read_parquet([{listed}])"
+        if not self.lander.remember_ids:
+            return f"({scan})" if files else None
+        if not files:
+            scan = "SELECT event_id, content FROM first_seen LIMIT 0"
+        self.duck.execute(f"CREATE TEMP TABLE {remembered} AS {scan}")
+        self.lander.remembered.add(self.name)
+        return remembered
+
+    def _publish(self) -> LandedTable:
+        hidden = ("file_no", "row_no", "reason", "is_duplicate")
+        kept = ", ".join(quote_name(name) for name in self.columns if name not in hidden)
+        order = "ORDER BY unit, occurred_at, file_no, row_no"
+        fine = "reason IS NULL AND NOT is_duplicate"
+        summary = self.duck.connection.execute(
+            f"""SELECT count(*) FILTER ({fine}), min(occurred_at) FILTER ({fine}),
+                max(occurred_at) FILTER ({fine}), count(reason) FROM incoming"""
+        ).fetchall()[0]
+        if summary[3]:
+            target = self.layout.quarantined(self.name, self.sequence)
+            bad = f"SELECT reason, {kept} FROM incoming WHERE reason IS NOT NULL {order}"
+            self._copy(bad, target)
+        target = self.layout.landed(self.name, self.sequence)
+        digest = self._copy(f"SELECT {kept} FROM incoming WHERE {fine} {order}", target)
+        return LandedTable(
+            path=str(target.relative_to(self.layout.root)),
+            sha256=digest,
+            size=target.stat().st_size,
+            rows=summary[0],
+            first_at=_aware(summary[1]),
+            last_at=_aware(summary[2]),
+        )
+
+    def _copy(self, select: str, target: Path) -> str:
+        with staged(target, self.layout.staging) as temporary:
+            path = quote_text(str(temporary))
+            self.duck.execute(f"COPY ({select}) TO {path} (FORMAT parquet, COMPRESSION zstd)")
+            return sha256_file(temporary)
+
+    def _count(self, files: list[dict[str, Any]]) -> None:
+        """Add the rows of each fate to each file's record and check that none is lost."""
+        counts = self.duck.connection.execute(
+            """SELECT file_no, coalesce(reason, ''), is_duplicate, count(*)
+            FROM incoming GROUP BY ALL ORDER BY ALL"""
+        ).fetchall()
+        for file_no, reason, is_duplicate, n in counts:
+            record = files[file_no]
+            fate = "quarantined" if reason else "deduplicated" if is_duplicate else "kept"
+            record[fate] = record.get(fate, 0) + n
+            if reason:
+                record.setdefault("reasons", {})[reason] = n
+        for record in files:
+            fates = sum(record.get(fate, 0) for fate in ("kept", "deduplicated", "quarantined"))
+            if fates != record.get("rows_in", 0):
+                raise StorageError(
+                    f"{record['path']}: {record['rows_in']} rows came in, {fates} are accounted "
+                    "for. Hint: this is a fault of the program; nothing was landed"
+                )
+
+
+def _aware(value: dt.datetime | None) -> dt.datetime | None:
+    return value.replace(tzinfo=dt.UTC) if value is not None else None
