@@ -1,0 +1,1 @@
+"""Causal methods without randomisation: arrays in, records out; imports numpy and scipy only."""

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from experiments_dagster.alerts.channels import ChannelSettings
+from experiments_dagster.alerts.channels import AlertSettings
 from experiments_dagster.config.base import Count, Flag, Name, Slug, Spec, Text
 
 
@@ -120,7 +120,7 @@ class Platform(Spec):
     memory_limit: MemoryLimit = "4GB"
     threads: Count = 2
     sources: dict[Slug, Source] = Field(min_length=1)
-    alerts: tuple[ChannelSettings, ...] = ()
+    alerts: AlertSettings = AlertSettings()
 
     @model_validator(mode="after")
     def _both_kinds(self) -> Platform:

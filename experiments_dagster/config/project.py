@@ -233,6 +233,10 @@ def _experiment_issues(
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
             issues.append(yaml_file.issue(place, f"unknown metric {name!r}; known: {known}"))
+    primary = metrics.get(spec.metrics.primary.metric)
+    if spec.plan.cap is not None and primary is not None and primary.kind != "mean":
+        rule = f"a cap needs a primary metric of kind mean; {primary.name!r} is a {primary.kind}"
+        issues.append(yaml_file.issue(("plan", "cap"), rule))
     sources = platform.sources_of("exposures")
     source = spec.exposure.source
     if source is None and len(sources) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from experiments_dagster.config.experiment import CapQuantile
 from experiments_dagster.storage.errors import ContractError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
             rules.append(Check.isin([0.0, 1.0], name="is_0_or_1"))
         columns |= _value_column(metric.name, rules)
         columns |= _value_column(f"pre_{metric.name}", [_finite()], nullable=False)
+    if isinstance(experiment.plan.cap, CapQuantile):
+        columns |= _value_column(f"cap_basis_{experiment.primary.name}", [_finite()])
     _validate("user_frame", experiment.slug, frame, columns)
 
 

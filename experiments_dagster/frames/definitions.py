@@ -171,8 +171,17 @@ def _cut_by(total: WindowTotal) -> nw.Expr:
     return cut_low | cut_high
 
 
-def metric_totals(metrics: Sequence[Metric], covariate_days: int) -> list[WindowTotal]:
-    """The window totals that a set of metrics needs: outcomes and pre-period covariates."""
+def metric_totals(
+    metrics: Sequence[Metric], covariate_days: int, *, cap_basis: Metric | None = None
+) -> list[WindowTotal]:
+    """The window totals that a set of metrics needs: outcomes and pre-period covariates.
+
+    Args:
+        metrics: Metrics of one event source.
+        covariate_days: Length of the window that ends at first exposure.
+        cap_basis: The metric whose cap is a quantile of pre-period totals over a window as long
+            as its outcome's; adds the column `cap_basis_<metric>`.
+    """
     totals = [WindowTotal(name="n_pre_events", measure=ANY_EVENT, start_day=-covariate_days,
                           end_day=0)]
     for metric in metrics:
@@ -190,6 +199,16 @@ def metric_totals(metrics: Sequence[Metric], covariate_days: int) -> list[Window
                     name=f"pre_{name}", measure=measure.key, start_day=-covariate_days, end_day=0
                 )
             )
+    if cap_basis is not None:
+        name, measure = cap_basis.columns[0]
+        totals.append(
+            WindowTotal(
+                name=f"cap_basis_{name}",
+                measure=measure.key,
+                start_day=-cap_basis.window_days,
+                end_day=0,
+            )
+        )
     return totals
 
 

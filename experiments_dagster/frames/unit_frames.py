@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import narwhals as nw
 import polars as pl
 
+from experiments_dagster.config.experiment import CapQuantile
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
@@ -170,6 +171,10 @@ def read_current_frames(layout: Layout, slug: str) -> Frames:
     )
 
 
+def _cap_basis(experiment: Experiment) -> Metric | None:
+    return experiment.primary if isinstance(experiment.plan.cap, CapQuantile) else None
+
+
 def _partials(
     project: Project, manifest: Manifest, experiment: Experiment, cutoff: int
 ) -> dict[str, Partials]:
@@ -204,7 +209,11 @@ def _collect(
                 exposures,
                 nw.from_native(duck.parquet(files.days)),
                 nw.from_native(duck.parquet(files.events)),
-                metric_totals(metrics, experiment.plan.estimator.covariate_days),
+                metric_totals(
+                    metrics,
+                    experiment.plan.estimator.covariate_days,
+                    cap_basis=_cap_basis(experiment) if experiment.primary in metrics else None,
+                ),
             )
             columns = unit_frame(totals, metrics, naive)
             if frame is exposures:
@@ -224,6 +233,8 @@ def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame
     for metric in experiment.metrics:
         for name, _ in metric.columns:
             columns["ratio_frame" if metric.is_ratio else "user_frame"] += [name, f"pre_{name}"]
+    if _cap_basis(experiment) is not None:
+        columns["user_frame"].append(f"cap_basis_{experiment.primary.name}")
     return {
         kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()
     }

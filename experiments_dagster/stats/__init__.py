@@ -1,0 +1,1 @@
+"""Pure statistics: records in, records out; imports numpy and scipy only."""

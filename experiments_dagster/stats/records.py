@@ -103,3 +103,12 @@ class CheckOutcome:
     value: float | None
     threshold: float | None
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChiSquare:
+    """A chi-square statistic with its degrees of freedom and upper-tail p-value."""
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float

@@ -1,0 +1,1 @@
+"""Methods whose input is time series: one row per step."""

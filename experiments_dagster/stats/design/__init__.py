@@ -1,0 +1,1 @@
+"""Design and health of the assignment: sample ratio, balance, units in two arms."""

@@ -1,0 +1,1 @@
+"""Estimators that need only the moments of each arm."""

@@ -1,0 +1,50 @@
+"""The frozen plan: hashed when the first unit is exposed; a later change is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.storage.ledger import Ledger
+
+
+class PlanChangedError(ValueError):
+    """The configuration no longer says what was frozen. Lists each change, old and new."""
+
+    def __init__(self, slug: str, changes: list[str]) -> None:
+        self.slug = slug
+        self.changes = changes
+        listed = "; ".join(changes)
+        super().__init__(
+            f"{slug}: the plan changed after it was frozen: {listed}. Hint: take the change back, "
+            "or start the next `phase:` with a new salt"
+        )
+
+
+def check_plan(ledger: Ledger, experiment: Experiment) -> None:
+    """Refuse a configuration that differs from the frozen plan.
+
+    Raises:
+        PlanChangedError: With the path, old and new value of each change.
+    """
+    if ledger.plan is None or ledger.plan["plan_hash"] == experiment.plan_hash:
+        return
+    changes = differences(ledger.plan["document"], experiment.plan_document)
+    raise PlanChangedError(experiment.slug, changes or ["the way plans are written"])
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The leaves in which two plain documents differ, as `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            place = f"{path}.{key}" if path else str(key)
+            found += differences(old.get(key), new.get(key), place)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            change
+            for index, (before, after) in enumerate(zip(old, new, strict=True))
+            for change in differences(before, after, f"{path}.{index}")
+        ]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

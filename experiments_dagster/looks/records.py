@@ -1,0 +1,198 @@
+"""What a look records: plain frozen data that goes to the ledger, tables and reports alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Role = Literal["primary", "secondary", "guardrail"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Effect(_Record):
+    """One effect of one arm on one metric: a row of the table `effect_estimates`.
+
+    `is_adjusted` tells CUPED from plain. Numbers are None unless `status` is ok; then `reason`
+    holds the code of `stats.errors.REASONS`.
+    """
+
+    metric: str
+    role: Role
+    arm: str
+    control: str
+    estimand: Literal["difference", "relative_difference"]
+    is_adjusted: bool
+    inference: str = "fixed_horizon"
+    method: str
+    variance_formula: str | None = None
+    status: Literal["ok", "not_estimable"] = "ok"
+    reason: str | None = None
+    estimate: float | None = None
+    std_error: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    confidence_level: float | None = None
+    p_value: float | None = None
+    control_mean: float | None = None
+    treatment_mean: float | None = None
+    n_control: int | None = None
+    n_treatment: int | None = None
+
+
+class Adjustment(_Record):
+    """What CUPED did for one metric and arm."""
+
+    metric: str
+    arm: str
+    correlation: float | None
+    variance_reduction: float
+    dropped_covariates: tuple[str, ...]
+
+
+class Boundary(_Record):
+    """The sequential state of one hypothesis at one look.
+
+    `kind` is `success` (two-sided) or `guardrail` (one-sided against its margin). `statistic` is
+    on the z scale, positive in the desired direction; `limit_low` and `limit_high` are the
+    repeated interval of the effect in its own units (relative where `is_relative`).
+    """
+
+    metric: str
+    arm: str
+    kind: Literal["success", "guardrail"]
+    information: float
+    information_fraction: float
+    alpha: float
+    alpha_spent_before: float
+    alpha_spent: float
+    critical_value: float | None
+    nominal_level: float | None
+    no_stop_reason: str | None
+    statistic: float
+    crossed: Literal["none", "desired", "undesired"]
+    is_relative: bool
+    limit_low: float | None
+    limit_high: float | None
+    margin: float | None = None
+
+
+class AnytimeInterval(_Record):
+    """The confidence sequence of the primary effect: valid whenever it is looked at."""
+
+    metric: str
+    arm: str
+    g: float
+    low: float
+    high: float
+    relative_low: float | None
+    relative_high: float | None
+    log_e_value: float
+    p_value: float
+    running_low: float | None
+    running_high: float | None
+    flag: str | None
+
+
+class Check(_Record):
+    """One health check at a look."""
+
+    name: str
+    passed: bool
+    severity: Literal["WARN", "ERROR"]
+    value: float | None
+    threshold: float | None
+    message: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it makes the look INVALID."""
+        return not self.passed and self.severity == "ERROR"
+
+
+class ArmDecision(_Record):
+    """The verdict of one arm."""
+
+    arm: str
+    verdict: str
+    clause: str
+    reason: str
+    missing: tuple[str, ...]
+    is_harmful: bool
+
+
+class Frozen(_Record):
+    """What the first estimable look fixed, without regard to the effect, for all later ones.
+
+    Args:
+        baseline: Mean (or ratio) over all arms that the relative MDE refers to.
+        planned_information: 1 / variance of the primary difference at the planned end, by arm.
+        cap: Largest value that counts, or None.
+    """
+
+    baseline: float
+    planned_information: dict[str, float]
+    cap: float | None
+
+
+class Look(_Record):
+    """Everything that was seen at one look, and how to see it again.
+
+    `look` is the ledger's number, None for an unplanned peek. `planned_index` counts planned
+    looks, skipped ones included.
+    """
+
+    experiment: str
+    phase: int
+    look: int | None
+    planned_index: int
+    is_planned_end: bool
+    as_of: str
+    horizon: str
+    cutoff: int
+    plan_hash: str
+    code_version: str
+    inputs: dict[str, str]
+    frames: dict[str, str]
+    n_exposed: dict[str, int]
+    n_multi_arm: dict[str, int]
+    n_mature: dict[str, int]
+    frozen: Frozen | None
+    effects: tuple[Effect, ...]
+    adjustments: tuple[Adjustment, ...]
+    boundaries: tuple[Boundary, ...]
+    anytime: tuple[AnytimeInterval, ...]
+    checks: tuple[Check, ...]
+    log_e_sample_ratio: float
+    decisions: tuple[ArmDecision, ...]
+    arm: str
+    verdict: str
+    reason: str
+
+    @property
+    def look_id(self) -> str:
+        """A name for people and commands, such as aa_grocery.1.12."""
+        number = "peek" if self.look is None else str(self.look)
+        return f"{self.experiment}.{self.phase}.{number}"
+
+    def effect(
+        self, metric: str, arm: str, estimand: str, *, adjusted: bool
+    ) -> Effect | None:
+        """One effect, if there is such a row."""
+        for row in self.effects:
+            if (row.metric, row.arm, row.estimand, row.is_adjusted) == (
+                metric,
+                arm,
+                estimand,
+                adjusted,
+            ):
+                return row
+        return None
+
+    def boundary(self, metric: str, arm: str) -> Boundary | None:
+        """The sequential state of one metric and arm."""
+        found = (b for b in self.boundaries if (b.metric, b.arm) == (metric, arm))
+        return next(found, None)

@@ -1,0 +1,359 @@
+"""Take a look: the one path from landed batches to a recorded verdict.
+
+    freeze or check the plan -> frames as of the cut-off -> estimates -> health checks
+    -> reserve -> boundaries, spending, confidence sequence -> decisions -> record
+
+An unplanned look at the same data is a peek: it is served from the confidence sequence, spends
+nothing and is not recorded.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments_dagster import __version__
+from experiments_dagster.config.project import Project
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.decisions.verdict import Decision, Evidence, GuardrailEvidence, decide
+from experiments_dagster.decisions.verdict import overall
+from experiments_dagster.frames.unit_frames import Frames, build_unit_frames
+from experiments_dagster.looks.calendar import DueLook, due_look, local_day, next_look
+from experiments_dagster.looks.estimates import (
+    Estimates,
+    cap_of,
+    estimate_metrics,
+    pooled_baseline,
+)
+from experiments_dagster.looks.health import health_checks
+from experiments_dagster.looks.plan import check_plan
+from experiments_dagster.looks.records import ArmDecision, Frozen, Look
+from experiments_dagster.looks.sequential import (
+    anytime_intervals,
+    boundaries,
+    freeze,
+    information_fraction,
+)
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.storage.ledger import Ledger
+from experiments_dagster.storage.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookAttempt:
+    """What came of asking for a look.
+
+    `is_new` tells a look that was just recorded from one that stood already; a peek is neither
+    recorded nor spends anything.
+    """
+
+    look: Look
+    is_new: bool
+
+    @property
+    def is_peek(self) -> bool:
+        """Whether no planned look was due."""
+        return self.look.look is None
+
+
+def open_ledger(manifest: Manifest, experiment: Experiment) -> Ledger:
+    """The verified ledger of an experiment's present phase."""
+    return Ledger(manifest.layout, experiment.slug, experiment.phase).refresh()
+
+
+def recorded_looks(ledger: Ledger) -> list[Look]:
+    """The recorded looks of a ledger, in order."""
+    return [Look.model_validate(document) for document in ledger.looks]
+
+
+def build_frames(
+    project: Project, manifest: Manifest, experiment: Experiment, *, as_of: dt.datetime
+) -> Frames:
+    """Check the plan and publish the frames that the next look reads.
+
+    A reservation left by a dead run is resumed with its own cut-off and time.
+
+    Raises:
+        PlanChangedError: The configuration differs from the frozen plan.
+    """
+    ledger = open_ledger(manifest, experiment)
+    check_plan(ledger, experiment)
+    cutoff = manifest.head
+    if ledger.reserved is not None:
+        cutoff = ledger.reserved["cutoff"]
+        as_of = dt.datetime.fromisoformat(ledger.reserved["as_of"])
+    return build_unit_frames(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
+
+
+def take_look(
+    project: Project, manifest: Manifest, experiment: Experiment, *, as_of: dt.datetime
+) -> LookAttempt:
+    """Build the frames and take the planned look that is due, or peek.
+
+    Args:
+        project: Configuration.
+        manifest: Landed batches; all of them count.
+        experiment: Which experiment.
+        as_of: Aware instant; data after it do not count.
+
+    Raises:
+        PlanChangedError: The configuration differs from the frozen plan.
+        BusyError: Another run is taking a look at this experiment.
+        ContractError: A frame breaks its contract.
+        DataDamagedError: A landed file, the manifest or the ledger is damaged.
+    """
+    frames = build_frames(project, manifest, experiment, as_of=as_of)
+    return look_at(manifest, experiment, frames)
+
+
+def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookAttempt:
+    """Take the planned look that is due on published frames, or peek."""
+    ledger = open_ledger(manifest, experiment)
+    with ledger.hold():
+        check_plan(ledger, experiment)
+        if ledger.plan is None:
+            ledger.freeze_plan(
+                {
+                    "plan_hash": experiment.plan_hash,
+                    "document": experiment.plan_document,
+                    "code_version": __version__,
+                }
+            )
+        earlier = recorded_looks(ledger)
+        frozen = _frozen(experiment, frames, earlier)
+        cap = frozen.cap if frozen else None
+        estimates = estimate_metrics(experiment, frames, cap=cap)
+        as_of = dt.datetime.fromisoformat(frames.info.as_of)
+        day = local_day(experiment, as_of)
+        due: DueLook | None
+        if ledger.reserved is not None:
+            due = DueLook(**ledger.reserved["due"])
+        else:
+            fraction = _smallest_fraction(experiment, estimates, frozen)
+            due = due_look(experiment, earlier, day, information_fraction=fraction)
+        if due is None:
+            if earlier and earlier[-1].as_of == frames.info.as_of:
+                return LookAttempt(look=earlier[-1], is_new=False)
+            return LookAttempt(
+                look=_assemble(experiment, frames, estimates, frozen, earlier, None, None),
+                is_new=False,
+            )
+        reservation = ledger.reserve(
+            {
+                "cutoff": frames.info.cutoff,
+                "as_of": frames.info.as_of,
+                "plan_hash": experiment.plan_hash,
+                "due": {
+                    "planned_index": due.planned_index,
+                    "is_planned_end": due.is_planned_end,
+                },
+            }
+        )
+        look = _assemble(
+            experiment, frames, estimates, frozen, earlier, reservation["look"], due
+        )
+        ledger.record(look.model_dump(mode="json"))
+    logger.info("look=%s verdict=%s", look.look_id, look.verdict)
+    return LookAttempt(look=look, is_new=True)
+
+
+def recompute(experiment: Experiment, frames: Frames, earlier: Sequence[Look], seen: Look) -> Look:
+    """The look that the same rules give on rebuilt frames: for reproduction and restatement."""
+    frozen = seen.frozen
+    cap = frozen.cap if frozen else None
+    estimates = estimate_metrics(experiment, frames, cap=cap)
+    due = DueLook(planned_index=seen.planned_index, is_planned_end=seen.is_planned_end)
+    return _assemble(experiment, frames, estimates, frozen, earlier, seen.look, due)
+
+
+def present_fraction(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> float:
+    """Smallest information fraction over the arms on given frames; 0 before anything matures."""
+    frozen = _frozen(experiment, frames, earlier)
+    cap = frozen.cap if frozen else None
+    estimates = estimate_metrics(experiment, frames, cap=cap)
+    return _smallest_fraction(experiment, estimates, frozen) or 0.0
+
+
+def _frozen(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> Frozen | None:
+    """What the first estimable look fixed, or what this one would fix; None while immature."""
+    for look in earlier:
+        if look.frozen is not None:
+            return look.frozen
+    try:
+        cap = cap_of(experiment, frames)
+        baseline = pooled_baseline(experiment, frames, cap=cap)
+    except EstimationError:
+        return None
+    return freeze(experiment, baseline=baseline, cap=cap)
+
+
+def _smallest_fraction(
+    experiment: Experiment, estimates: Estimates, frozen: Frozen | None
+) -> float | None:
+    if frozen is None:
+        return None
+    fractions = []
+    for arm in experiment.treatments:
+        result = estimates.results.get((experiment.primary.name, arm))
+        if result is None:
+            return None
+        fractions.append(information_fraction(result, frozen))
+    return min(fractions)
+
+
+def _assemble(
+    experiment: Experiment,
+    frames: Frames,
+    estimates: Estimates,
+    frozen: Frozen | None,
+    earlier: Sequence[Look],
+    number: int | None,
+    due: DueLook | None,
+) -> Look:
+    is_end = due is not None and due.is_planned_end
+    checks, log_e = health_checks(experiment, frames, earlier, is_planned_end=is_end)
+    rows: list[Any] = []
+    anytime: list[Any] = []
+    if frozen is not None:
+        if due is not None:
+            rows = boundaries(experiment, estimates, frozen, earlier, is_planned_end=is_end)
+        anytime = anytime_intervals(experiment, estimates, frozen, earlier)
+    info = frames.info
+    draft = Look(
+        experiment=experiment.slug,
+        phase=experiment.phase,
+        look=number,
+        planned_index=due.planned_index if due else (earlier[-1].planned_index if earlier else 0),
+        is_planned_end=is_end,
+        as_of=info.as_of,
+        horizon=info.horizon,
+        cutoff=info.cutoff,
+        plan_hash=experiment.plan_hash,
+        code_version=__version__,
+        inputs=info.inputs,
+        frames=info.sha256,
+        n_exposed=info.n_exposed,
+        n_multi_arm=info.n_multi_arm,
+        n_mature=estimates.n_mature,
+        frozen=frozen,
+        effects=estimates.effects,
+        adjustments=estimates.adjustments,
+        boundaries=tuple(rows),
+        anytime=tuple(anytime),
+        checks=tuple(checks),
+        log_e_sample_ratio=log_e,
+        decisions=(),
+        arm="",
+        verdict="",
+        reason="",
+    )
+    return _decided(experiment, draft, [*earlier, draft])
+
+
+def _decided(experiment: Experiment, look: Look, looks: Sequence[Look]) -> Look:
+    decisions: list[tuple[str, Decision, float | None]] = []
+    for arm in experiment.treatments:
+        evidence = arm_evidence(experiment, arm, looks)
+        decisions.append((arm, decide(evidence), evidence.low))
+    arm, decision = overall(decisions)
+    return look.model_copy(
+        update={
+            "decisions": tuple(
+                ArmDecision(
+                    arm=name,
+                    verdict=found.verdict,
+                    clause=found.clause,
+                    reason=found.reason,
+                    missing=found.missing,
+                    is_harmful=found.is_harmful,
+                )
+                for name, found, _ in decisions
+            ),
+            "arm": arm,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+        }
+    )
+
+
+def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evidence:
+    """What all looks so far, the last one included, say about one arm."""
+    now = looks[-1]
+    success, success_look = _first_crossing(experiment, arm, looks)
+    row = now.boundary(experiment.primary.name, arm)
+    low, high = _desired_limits(experiment, arm, now)
+    estimable_reasons = {
+        f"{effect.metric} ({effect.reason})"
+        for effect in now.effects
+        if effect.arm == arm
+        and effect.estimand == "difference"
+        and effect.role != "secondary"
+        and effect.status == "not_estimable"
+        and effect.reason not in ("IMMATURE", "EMPTY_ARM", "N_TOO_SMALL", "ZERO_VARIANCE")
+    }
+    day = local_day(experiment, dt.datetime.fromisoformat(now.as_of))
+    return Evidence(
+        missing=tuple(sorted(estimable_reasons)),
+        failed_checks=tuple(
+            f"{check.name}: {check.message}" for check in now.checks if check.blocks
+        ),
+        success=success,  # type: ignore[arg-type]
+        success_look=success_look,
+        guardrails=tuple(
+            GuardrailEvidence(metric=metric.name, state=_guardrail_state(metric.name, arm, looks))  # type: ignore[arg-type]
+            for _, metric in experiment.guardrails
+        ),
+        is_planned_end=now.is_planned_end,
+        information_fraction=row.information_fraction if row else None,
+        low=low,
+        high=high,
+        minimum_effect=experiment.minimum_effect,
+        next_look=next_look(experiment, [look for look in looks if look.look is not None], day),
+    )
+
+
+def _first_crossing(
+    experiment: Experiment, arm: str, looks: Sequence[Look]
+) -> tuple[str, int | None]:
+    sign = 1 if experiment.primary.direction == "increase" else -1
+    for look in looks:
+        row = look.boundary(experiment.primary.name, arm)
+        if row is not None and row.crossed != "none":
+            return row.crossed, look.look
+        if not experiment.is_group_sequential:
+            for interval in look.anytime:
+                if interval.arm == arm and (interval.low > 0 or interval.high < 0):
+                    upwards = interval.low > 0
+                    return ("desired" if upwards == (sign > 0) else "undesired"), look.look
+    return "none", None
+
+
+def _guardrail_state(metric: str, arm: str, looks: Sequence[Look]) -> str:
+    rows = [row for look in looks if (row := look.boundary(metric, arm)) is not None]
+    if any(row.crossed == "desired" for row in rows):
+        return "non_inferior"
+    if any(row.crossed == "undesired" for row in rows):
+        return "worse"
+    return "open" if rows else "not_estimable"
+
+
+def _desired_limits(
+    experiment: Experiment, arm: str, look: Look
+) -> tuple[float | None, float | None]:
+    """The deciding relative interval, mirrored so that positive is desired."""
+    row = look.boundary(experiment.primary.name, arm)
+    low, high = None, None
+    if row is not None and row.is_relative:
+        low, high = row.limit_low, row.limit_high
+    elif row is None:
+        for interval in look.anytime:
+            if interval.arm == arm:
+                low, high = interval.relative_low, interval.relative_high
+    if experiment.primary.direction == "decrease" and low is not None and high is not None:
+        return -high, -low
+    return low, high
