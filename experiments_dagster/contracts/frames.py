@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments_dagster.config.experiment import CapQuantile
-from experiments_dagster.storage.errors import ContractError
+from experiments_dagster.contracts.validation import validate
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +33,7 @@ def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
         columns |= _value_column(f"pre_{metric.name}", [_finite()], nullable=False)
     if isinstance(experiment.plan.cap, CapQuantile):
         columns |= _value_column(f"cap_basis_{experiment.primary.name}", [_finite()])
-    _validate("user_frame", experiment.slug, frame, columns)
+    validate("user_frame", experiment.slug, frame, columns)
 
 
 def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
@@ -54,7 +54,7 @@ def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
                 rules.append(Check.ge(0.0, name="denominator_not_negative"))
             columns |= _value_column(name, rules)
             columns |= _value_column(f"pre_{name}", [_finite()], nullable=False)
-    _validate("ratio_frame", experiment.slug, frame, columns)
+    validate("ratio_frame", experiment.slug, frame, columns)
 
 
 def _identity_columns(experiment: Experiment) -> dict[str, Column]:
@@ -89,20 +89,20 @@ def _finite() -> Check:
     return Check(is_finite, name="is_finite")
 
 
-def _validate(
-    table: str, slug: str, frame: pl.DataFrame, columns: dict[str, Column]
-) -> None:
-    from pandera.errors import SchemaErrors
-    from pandera.polars import DataFrameSchema
+def validate_daily_series(frame: pl.DataFrame, slug: str) -> None:
+    """One row per day without gaps, finite totals.
 
-    try:
-        # A collected frame: pandera checks only the schema of a LazyFrame.
-        DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
-    except SchemaErrors as error:
-        counts: dict[str, int] = {}
-        for case in error.schema_errors:
-            place = getattr(case.schema, "name", None) or table
-            rule = getattr(case.check, "name", None) or str(case.reason_code.name).lower()
-            failed = case.failure_cases
-            counts[f"{place} {rule}"] = int(getattr(failed, "height", 1) or 1)
-        raise ContractError(f"{table} of {slug}", counts) from None
+    Raises:
+        ContractError: With the number of rows that break each rule.
+    """
+    import polars as pl
+    from pandera.polars import Column
+
+    def has_no_gap(data: pl.LazyFrame) -> pl.LazyFrame:
+        step = pl.col("event_day").diff().dt.total_days()
+        return data.select((step == 1).fill_null(value=True))
+
+    columns = {"event_day": Column(pl.Date, unique=True, nullable=False)}
+    for name in ("treated", "others"):
+        columns |= _value_column(name, [_finite()], nullable=False)
+    validate("daily_series", slug, frame, columns, rules={"no_gap": has_no_gap})

@@ -167,6 +167,7 @@ class Look(_Record):
     anytime: tuple[AnytimeInterval, ...]
     checks: tuple[Check, ...]
     log_e_sample_ratio: float
+    information_fractions: dict[str, float] = {}
     decisions: tuple[ArmDecision, ...]
     arm: str
     verdict: str
@@ -177,6 +178,11 @@ class Look(_Record):
         """A name for people and commands, such as aa_grocery.1.12."""
         number = "peek" if self.look is None else str(self.look)
         return f"{self.experiment}.{self.phase}.{number}"
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a failed check forbids to publish a verdict."""
+        return any(check.blocks for check in self.checks)
 
     def effect(
         self, metric: str, arm: str, estimand: str, *, adjusted: bool

@@ -21,7 +21,7 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.decisions.verdict import Decision, Evidence, GuardrailEvidence, decide
 from experiments_dagster.decisions.verdict import overall
 from experiments_dagster.frames.unit_frames import Frames, build_unit_frames
-from experiments_dagster.looks.calendar import DueLook, due_look, local_day, next_look
+from experiments_dagster.looks.calendar import DueLook, due_look, is_complete, local_day, next_look
 from experiments_dagster.looks.estimates import (
     Estimates,
     cap_of,
@@ -137,7 +137,9 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
             fraction = _smallest_fraction(experiment, estimates, frozen)
             due = due_look(experiment, earlier, day, information_fraction=fraction)
         if due is None:
-            if earlier and earlier[-1].as_of == frames.info.as_of:
+            if is_complete(experiment, earlier) or (
+                earlier and earlier[-1].as_of == frames.info.as_of
+            ):
                 return LookAttempt(look=earlier[-1], is_new=False)
             return LookAttempt(
                 look=_assemble(experiment, frames, estimates, frozen, earlier, None, None),
@@ -160,6 +162,14 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
         ledger.record(look.model_dump(mode="json"))
     logger.info("look=%s verdict=%s", look.look_id, look.verdict)
     return LookAttempt(look=look, is_new=True)
+
+
+def preview_look(manifest: Manifest, experiment: Experiment, frames: Frames) -> Look:
+    """Effects and checks on published frames, without spending, boundaries or a record."""
+    earlier = recorded_looks(open_ledger(manifest, experiment))
+    frozen = _frozen(experiment, frames, earlier)
+    estimates = estimate_metrics(experiment, frames, cap=frozen.cap if frozen else None)
+    return _assemble(experiment, frames, estimates, frozen, earlier, None, None)
 
 
 def recompute(experiment: Experiment, frames: Frames, earlier: Sequence[Look], seen: Look) -> Look:
@@ -195,15 +205,22 @@ def _frozen(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> 
 def _smallest_fraction(
     experiment: Experiment, estimates: Estimates, frozen: Frozen | None
 ) -> float | None:
-    if frozen is None:
+    fractions = _fractions(experiment, estimates, frozen)
+    if len(fractions) < len(experiment.treatments):
         return None
-    fractions = []
+    return min(fractions.values())
+
+
+def _fractions(
+    experiment: Experiment, estimates: Estimates, frozen: Frozen | None
+) -> dict[str, float]:
+    """Information fraction of every arm whose primary effect can be estimated."""
+    found = {}
     for arm in experiment.treatments:
         result = estimates.results.get((experiment.primary.name, arm))
-        if result is None:
-            return None
-        fractions.append(information_fraction(result, frozen))
-    return min(fractions)
+        if result is not None and frozen is not None:
+            found[arm] = information_fraction(result, frozen)
+    return found
 
 
 def _assemble(
@@ -247,6 +264,7 @@ def _assemble(
         anytime=tuple(anytime),
         checks=tuple(checks),
         log_e_sample_ratio=log_e,
+        information_fractions=_fractions(experiment, estimates, frozen),
         decisions=(),
         arm="",
         verdict="",
@@ -285,7 +303,6 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
     """What all looks so far, the last one included, say about one arm."""
     now = looks[-1]
     success, success_look = _first_crossing(experiment, arm, looks)
-    row = now.boundary(experiment.primary.name, arm)
     low, high = _desired_limits(experiment, arm, now)
     estimable_reasons = {
         f"{effect.metric} ({effect.reason})"
@@ -309,7 +326,7 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
             for _, metric in experiment.guardrails
         ),
         is_planned_end=now.is_planned_end,
-        information_fraction=row.information_fraction if row else None,
+        information_fraction=now.information_fractions.get(arm),
         low=low,
         high=high,
         minimum_effect=experiment.minimum_effect,

@@ -218,47 +218,54 @@ def test_lost_cursor_and_changed_tags_tell_nothing_twice(instance, outbox, chann
     assert len(told(channel)) == 2
 
 
-def test_run_ended_long_ago_with_new_tags_is_left_alone(instance, outbox, channel, monkeypatch):
-    run = run_nightly(instance, {"a": False}, crash=True)
-    cursor = process_finished_runs(instance, outbox, [channel])
-    later = datetime.now(UTC) + timedelta(hours=5)
-    position = module.RunCursor(watermark=later)
-    instance.add_run_tags(run.run_id, {"note": "looked at"})
-    done = enqueue_finished_runs(instance, outbox, position.model_dump_json(), now=later)
-    assert (done.runs, done.alerts) == (0, 0)
-    assert cursor is not None
-
-
-def test_equal_end_times_lose_nothing(instance, outbox, channel):
-    first = run_nightly(instance, {"a": False})
-    second = run_nightly(instance, {"b": False})
-    third = run_nightly(instance, {"c": False})
-    same = datetime.now(UTC).timestamp()
+def move_end(instance, run_id, ended, *, updated=None):
+    """Set when a run ended (and was last touched), as if the clock had been another."""
+    moment = (updated or ended).replace(tzinfo=None).isoformat(" ")
     path = Path(instance.root_directory) / "history" / "runs.db"
     with sqlite3.connect(path) as connection:
-        moment = datetime.fromtimestamp(same, tz=UTC).replace(tzinfo=None).isoformat(" ")
-        connection.execute("UPDATE runs SET end_time = ?, update_timestamp = ?", (same, moment))
+        connection.execute(
+            "UPDATE runs SET end_time = ?, update_timestamp = ? WHERE run_id = ?",
+            (ended.timestamp(), moment, run_id),
+        )
     connection.close()
-    cursor, runs = None, []
+
+
+def test_run_ended_long_ago_with_new_tags_is_left_alone(instance, outbox):
+    now = datetime.now(UTC)
+    run = run_nightly(instance, {"a": False}, crash=True)
+    move_end(instance, run.run_id, now - timedelta(hours=5), updated=now)
+    position = module.RunCursor(watermark=now).model_dump_json()
+    assert enqueue_finished_runs(instance, outbox, position).runs == 0
+    # The same run is read where the cursor has not come to it yet.
+    behind = module.RunCursor(watermark=now - timedelta(hours=6)).model_dump_json()
+    instance.daemon_cursor_storage.set_cursor_values({module.CURSOR_KEY: behind})
+    assert enqueue_finished_runs(instance, outbox, behind).alerts == 2
+
+
+def test_equal_end_times_lose_nothing(instance, outbox):
+    runs = [run_nightly(instance, {name: False}).run_id for name in "abc"]
+    same = datetime.now(UTC)
+    for run_id in runs:
+        move_end(instance, run_id, same)
+    cursor, read = None, []
     for _ in range(4):
         done = enqueue_finished_runs(instance, outbox, cursor, max_runs=1)
         cursor = done.cursor
-        runs.append(done.runs)
-    assert runs == [1, 1, 1, 0]
-    assert {alert.run_id for alert in outbox.alerts()} == {
-        first.run_id,
-        second.run_id,
-        third.run_id,
-    }
+        read.append(done.runs)
+    assert read == [1, 1, 1, 0]
+    assert {alert.run_id for alert in outbox.alerts()} == set(runs)
 
 
-def test_backlog_is_worked_off_in_the_order_of_the_ends(instance, outbox):
-    runs = [run_nightly(instance, {str(i): False}).run_id for i in range(5)]
+def test_backlog_of_hours_is_worked_off_in_the_order_of_the_ends(instance, outbox):
+    runs = [run_nightly(instance, {name: False}).run_id for name in "abcde"]
+    now = datetime.now(UTC)
+    for hours, run_id in enumerate(runs, start=2):
+        move_end(instance, run_id, now - timedelta(hours=2 * hours))
     cursor, seen = None, []
     for _ in range(3):
         cursor = enqueue_finished_runs(instance, outbox, cursor, max_runs=2).cursor
         seen.append({alert.run_id for alert in outbox.alerts()})
-    assert seen == [set(runs[:2]), set(runs[:4]), set(runs)]
+    assert seen == [set(runs[3:]), set(runs[1:]), set(runs)]
 
 
 def test_clock_ahead_hides_nothing_that_follows(instance, outbox):

@@ -1,6 +1,4 @@
 import pytest
-from scipy import stats
-
 from experiments_dagster.stats.intervals import (
     ArmSummary,
     critical_value,
@@ -9,6 +7,7 @@ from experiments_dagster.stats.intervals import (
     upper_quantile,
     upper_tail,
 )
+from scipy import stats
 
 # Two implementations of the same special function.
 SPECIAL = 1e-9

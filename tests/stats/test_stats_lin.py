@@ -2,11 +2,10 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.units.lin import compare_adjusted, with_missing_indicator
+from hypothesis import given
+from hypothesis import strategies as st
 
 # Two numerically different routes to the same linear algebra.
 ALGEBRA = 1e-9
@@ -226,13 +225,13 @@ def test_not_estimable():
     y, is_treated, x = make_units(n=50)
     bad = x.copy()
     bad[3, 1] = np.nan
-    with pytest.raises(EstimationError, match="x1.*NON_FINITE_INPUT"):
+    with pytest.raises(EstimationError, match=r"x1.*NON_FINITE_INPUT"):
         adjusted(y, is_treated, bad)
     with pytest.raises(EstimationError, match="NON_FINITE_INPUT"):
         adjusted(np.where(np.arange(50) == 3, np.inf, y), is_treated, x)
-    with pytest.raises(EstimationError, match="arm treatment.*EMPTY_ARM"):
+    with pytest.raises(EstimationError, match=r"arm treatment.*EMPTY_ARM"):
         adjusted(y, np.zeros(50), x)
-    with pytest.raises(EstimationError, match="arm treatment.*N_TOO_SMALL"):
+    with pytest.raises(EstimationError, match=r"arm treatment.*N_TOO_SMALL"):
         adjusted(y, np.arange(50) == 0, x)
     with pytest.raises(EstimationError, match="ZERO_VARIANCE"):
         adjusted(np.ones(50), is_treated, x)

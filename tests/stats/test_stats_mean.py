@@ -1,12 +1,12 @@
 import numpy as np
+import polars as pl
 import pytest
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.methods.moments.mean import compare_means
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-
-from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.moments.mean import compare_means
 
 samples = st.integers(2, 30).flatmap(
     lambda n: arrays(np.float64, n, elements=st.integers(-1000, 1000).map(float))
@@ -90,6 +90,27 @@ def test_p_value_below_alpha_exactly_when_the_interval_excludes_zero(
     result = compare_of(control, treatment, distribution=distribution, alpha=alpha)
     assume(abs(result.p_value - alpha) > 1e-9)
     assert (result.p_value < alpha) == (result.ci_low > 0 or result.ci_high < 0)
+
+
+def test_reference_asos_series_and_what_peeking_does_to_them(reference, dataset, summary_arm):
+    expected = reference("sequential", "asos_digital_experiments").expected
+    frame = dataset("sequential/asos_half.parquet").drop_nulls()
+    frame = frame.filter((pl.col("variance_c") > 0) & (pl.col("variance_t") > 0))
+    p_values = {}
+    for row in frame.sort("time_since_start").iter_rows(named=True):
+        result = compare_means(
+            summary_arm(int(row["count_c"]), row["mean_c"], row["variance_c"]),
+            summary_arm(int(row["count_t"]), row["mean_t"], row["variance_t"]),
+            distribution="normal",
+        ).difference
+        key = (row["experiment_id"], row["variant_id"], row["metric_id"])
+        p_values.setdefault(key, []).append(result.p_value)
+    assert sum(map(len, p_values.values())) == expected["rows"]
+    assert len(p_values) == expected["series"]
+    assert sum(series[-1] < 0.05 for series in p_values.values()) == expected["final_sig_05"]
+    assert (
+        sum(min(series) < 0.05 for series in p_values.values()) == expected["ever_sig_05_peeking"]
+    )
 
 
 def test_variance_parts_add_up(arm):

@@ -2,18 +2,16 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 
 def make_contrast(summary_arm, mean_control=10.0, mean_treatment=9.9, n=1000):
-    return compare_means(
-        summary_arm(n, mean_control, 4.0), summary_arm(n, mean_treatment, 5.0), distribution="normal"
-    )
+    control, treatment = summary_arm(n, mean_control, 4.0), summary_arm(n, mean_treatment, 5.0)
+    return compare_means(control, treatment, distribution="normal")
 
 
 def test_relative_margin_is_the_test_against_the_scaled_control(arm):

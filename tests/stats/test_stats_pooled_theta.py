@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.units.pooled_theta import (
     ancova,

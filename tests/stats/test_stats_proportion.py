@@ -1,10 +1,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from scipy import stats
-
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.proportion import (
     compare_proportions,
@@ -15,6 +11,9 @@ from experiments_dagster.stats.methods.moments.proportion import (
 )
 from experiments_dagster.stats.methods.moments.score_interval import score_interval
 from experiments_dagster.stats.moments import ArmMoments
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
 
 REFERENCE = [
     ("cookie_cats", ["retention_1", "retention_7"]),
@@ -27,7 +26,7 @@ counts = st.integers(1, 80).flatmap(lambda n: st.tuples(st.integers(0, n), st.ju
 
 def ones(x, n):
     return ArmMoments(
-        n=n, columns=("y",), means=np.array([x / n]), cross=np.array([[x * (1 - x / n)]])
+        n=int(n), columns=("y",), means=np.array([x / n]), cross=np.array([[x * (1 - x / n)]])
     )
 
 
@@ -82,6 +81,28 @@ def test_reference_udacity_totals(reference, metric):
     expected.check(result.std_error, numbers["se_pooled"])
     expected.check(result.estimate / result.std_error, numbers["z"])
     expected.check(result.p_value, numbers["p"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "successes", "trials"),
+    [
+        ("gross_conversion", "enrollments", "clicks"),
+        ("net_conversion", "payments", "clicks"),
+        ("retention", "payments", "enrollments"),
+    ],
+)
+def test_reference_udacity_by_day(reference, dataset, metric, successes, trials):
+    expected = reference("sequential", "udacity_free_trial")
+    frame = dataset("sequential/udacity_free_trial_daily.csv").drop_nulls()
+    control, treatment = (
+        frame.filter(pl.col("group") == name).select(pl.col(successes, trials).cum_sum()).rows()
+        for name in ("control", "experiment")
+    )
+    z = []
+    for left, right in zip(control, treatment, strict=True):
+        result = compare_proportions(ones(*left), ones(*right)).difference
+        z.append(result.estimate / result.std_error)
+    expected.check(z, expected.expected[metric]["cumulative_z_by_day"])
 
 
 @given(counts, counts, st.sampled_from([0.01, 0.05, 0.2]))

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.units.lin import compare_adjusted
 from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted
@@ -61,7 +60,7 @@ def test_without_covariates_it_is_the_delta_method():
 def test_not_estimable():
     numerator, denominator, is_treated, pre = make_units(n=50)
     call = {"names": ["a", "b"]}
-    with pytest.raises(EstimationError, match="arm treatment.*ZERO_DENOMINATOR"):
+    with pytest.raises(EstimationError, match=r"arm treatment.*ZERO_DENOMINATOR"):
         compare_ratios_adjusted(
             numerator, np.where(is_treated, 0.0, denominator), is_treated, pre, **call
         )

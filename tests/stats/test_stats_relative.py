@@ -2,16 +2,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.moments import ArmMoments
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 Z = 1.959963984540054
 
 
-def contrast(n, mean_control, var_control, mean_treatment, var_treatment, alpha=0.05):
+def contrast(n, mean_control, var_control, mean_treatment, var_treatment, *, alpha=0.05):
     def arm(mean, variance):
         return ArmMoments(
             n=n, columns=("y",), means=np.array([mean]), cross=np.array([[variance * (n - 1)]])

@@ -82,7 +82,7 @@ def estimate_impact(
         >>> y[100:] += 3
         >>> result = estimate_impact(y, x, 100, min_pre_points=30, seed=1)
         >>> round(result.average.estimate, 1), result.p_value < 0.05
-        (3.0, True)
+        (2.9, True)
     """
     if not (0 < alpha < 1 and n_draws > 2 / alpha):
         msg = f"alpha {alpha} and n_draws {n_draws}; need 0 < alpha < 1 and n_draws > 2 / alpha"

@@ -1,5 +1,8 @@
 """Properties of `estimate_impact`."""
 
+import subprocess
+import sys
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -229,3 +232,26 @@ def test_inputs_are_left_alone(series):
     assert np.array_equal(observed, kept[0])
     assert np.array_equal(covariates, kept[1])
     observed[0] = 1.0  # still writable
+
+
+def test_importing_the_estimators_loads_no_heavy_library():
+    code = (
+        "import sys, experiments_dagster.causal.series.placebo;"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'scipy', 'pandas', 'polars', 'statsmodels', 'dagster', 'duckdb'}))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_three_years_of_days_with_five_covariates_take_less_than_a_third_of_a_second(series):
+    observed, covariates = series(n_pre=1035, n_post=60, p=5)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        impact(observed, covariates, n_pre=1035, season=7, n_draws=2000)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.3

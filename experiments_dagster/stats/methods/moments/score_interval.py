@@ -64,8 +64,8 @@ def _restricted_control(
 ) -> float:
     """Closed-form root of the cubic likelihood equation (Miettinen & Nurminen 1985, appendix)."""
     n, x = n_control + n_treatment, x_control + x_treatment
-    l2 = (n_control + 2 * n_treatment) * delta - n - x
-    l1 = (n_treatment * delta - n - 2 * x_control) * delta + x
+    l2 = (n_treatment + 2 * n_control) * delta - n - x
+    l1 = (n_control * delta - n - 2 * x_control) * delta + x
     l0 = x_control * delta * (1 - delta)
     q = (l2 / (3 * n)) ** 3 - l1 * l2 / (6 * n * n) + l0 / (2 * n)
     p = math.copysign(math.sqrt(max((l2 / (3 * n)) ** 2 - l1 / (3 * n), 0.0)), q)

@@ -1,0 +1,85 @@
+"""frames/user_frame and frames/ratio_frame: staged, validated, then promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from experiments_dagster.assets.clock import LookConfig, as_of_instant
+from experiments_dagster.automation.partitions import EXPERIMENTS, all_days
+from experiments_dagster.checks.specs import (
+    RATIO_FRAME,
+    USER_FRAME,
+    check_spec,
+    contract_result,
+)
+from experiments_dagster.looks.take import build_frames
+from experiments_dagster.resources.project import ExperimentsProject
+from experiments_dagster.storage.errors import ContractError
+
+CONTRACTS = {"user_frame_contract": USER_FRAME, "ratio_frame_contract": RATIO_FRAME}
+DESCRIPTIONS = {
+    "user_frame": "One row per exposed unit: arm, first exposure, outcomes, pre-period covariates.",
+    "ratio_frame": "One row per exposed unit: numerators and denominators of ratio metrics.",
+}
+
+
+@dg.multi_asset(
+    name="unit_frames",
+    specs=[
+        dg.AssetSpec(
+            key,
+            partitions_def=EXPERIMENTS,
+            deps=all_days(["frames", "unit_days"], ["raw", "exposures"]),
+            group_name="frames",
+            kinds={"duckdb", "parquet"},
+            description=DESCRIPTIONS[key[-1]],
+            skippable=True,
+        )
+        for key in (USER_FRAME, RATIO_FRAME)
+    ],
+    check_specs=[
+        check_spec(
+            name,
+            key,
+            EXPERIMENTS,
+            "Unique units, known arms, finite values; checked before the frame is promoted.",
+            blocking=True,
+        )
+        for name, key in CONTRACTS.items()
+    ],
+)
+def unit_frames(
+    context: dg.AssetExecutionContext, experiments: ExperimentsProject, config: LookConfig
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Build both frames as of the cut-off; a broken contract promotes neither."""
+    project = experiments.load()
+    experiment = project.experiments[context.partition_key]
+    manifest = experiments.manifest(project)
+    try:
+        frames = build_frames(
+            project, manifest, experiment, as_of=as_of_instant(experiment, config)
+        )
+    except ContractError as error:
+        name = "ratio_frame_contract" if "ratio_frame" in error.table else "user_frame_contract"
+        # No materialization: the frames published before stay, and what is downstream stops.
+        yield contract_result(name, CONTRACTS[name], error.cases)
+        return
+    info = frames.info
+    for name, key in CONTRACTS.items():
+        yield dg.MaterializeResult(
+            asset_key=dg.AssetKey(key),
+            metadata={
+                "units": info.rows,
+                "as_of": info.as_of,
+                "horizon": info.horizon,
+                "cutoff": info.cutoff,
+                "plan_hash": info.plan_hash,
+                "units_in_two_arms": sum(info.n_multi_arm.values()),
+                **{f"exposed_{arm}": n for arm, n in info.n_exposed.items()},
+                **{f"immature_{metric}": n for metric, n in info.n_immature.items()},
+                "file": info.user_frame if key == USER_FRAME else info.ratio_frame,
+            },
+            check_results=[contract_result(name, key, None)],
+        )

@@ -1,0 +1,16 @@
+"""Partitions: arrival days for what lands, one dynamic dimension each for what is analysed."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+# Far enough back for history that people still land day by day.
+ARRIVAL_DAYS = dg.DailyPartitionsDefinition(start_date="2015-01-01")
+EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
+INTERVENTIONS = dg.DynamicPartitionsDefinition(name="intervention")
+
+
+def all_days(*keys: list[str]) -> list[dg.AssetDep]:
+    """Dependencies of an experiment on everything that has landed so far."""
+    # Explicit: the default mapping from days to a dynamic dimension does not load.
+    return [dg.AssetDep(key, partition_mapping=dg.AllPartitionMapping()) for key in keys]

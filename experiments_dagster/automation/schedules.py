@@ -1,0 +1,52 @@
+"""daily_looks: every morning, the looks that the plans call for."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import dagster as dg
+
+from experiments_dagster.automation.looks_run import nightly_looks
+from experiments_dagster.config.project import Project
+from experiments_dagster.looks.calendar import due_look, local_day
+from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.resources.project import ExperimentsProject
+from experiments_dagster.storage.manifest import Manifest
+
+
+def due_experiments(project: Project, manifest: Manifest, now: dt.datetime) -> list[str]:
+    """Experiments whose calendar has a look that was not taken yet.
+
+    Several missed ticks are one look; an experiment without landed exposures has none.
+    """
+    due = []
+    for slug, experiment in project.experiments.items():
+        if not manifest.tables(experiment.exposure_source, up_to=manifest.head):
+            continue
+        looks = recorded_looks(open_ledger(manifest, experiment))
+        if due_look(experiment, looks, local_day(experiment, now)) is not None:
+            due.append(slug)
+    return due
+
+
+@dg.schedule(
+    name="daily_looks",
+    job=nightly_looks,
+    cron_schedule="0 6 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Takes the looks that are due today, all in one run.",
+)
+def daily_looks(
+    context: dg.ScheduleEvaluationContext, experiments: ExperimentsProject
+) -> dg.RunRequest | dg.SkipReason:
+    """One run for all looks of a day; its run key is the day, so a tick repeated adds none."""
+    now = context.scheduled_execution_time.astimezone(dt.UTC)
+    project = experiments.load()
+    due = due_experiments(project, experiments.manifest(project), now)
+    if not due:
+        return dg.SkipReason("no look is due today")
+    return dg.RunRequest(
+        run_key=f"looks:{now.date()}",
+        run_config={"ops": {"take_looks": {"config": {"experiments": due}}}},
+        tags={"looks": "daily", "as_of": str(now.date())},
+    )

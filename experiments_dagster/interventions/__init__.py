@@ -1,0 +1,1 @@
+"""Interventions without randomisation: from unit_days to an estimated counterfactual."""
