@@ -44,7 +44,7 @@ def build_definitions(folder: Path | None = None) -> dg.Definitions:
 
     def channels() -> tuple[ChannelSettings, ...]:
         present, _ = read_project(folder)
-        return present.platform.alerts.channels if present else ()
+        return present.channels if present else ()
 
     return dg.Definitions(
         assets=[

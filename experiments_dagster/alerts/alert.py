@@ -69,7 +69,7 @@ def alert_id_for(*identity: str | None) -> str:
 
     Examples:
         >>> alert_id_for("run", "4c1d")[:12]
-        '6c7764e91d48'
+        'cf9efc9426b0'
         >>> alert_id_for("a", "b:c") == alert_id_for("a:b", "c")
         False
     """

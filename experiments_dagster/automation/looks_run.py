@@ -10,12 +10,16 @@ be looked at stops no other; the op fails at the end and names them all.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from experiments_dagster.assets.clock import LookConfig, as_of_instant
 from experiments_dagster.assets.decisions import verdict_metadata
+from experiments_dagster.assets.raw import LANDING_HEALTH, landing_health
 from experiments_dagster.checks.specs import RAW_EVENTS, SEQUENTIAL, VERDICT, look_health
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
@@ -24,17 +28,23 @@ from experiments_dagster.looks.publish import publish_report, publish_results, p
 from experiments_dagster.looks.take import LookAttempt, open_ledger, recorded_looks, take_look
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.catalog import publish_catalog
-from experiments_dagster.storage.errors import StorageError
+from experiments_dagster.storage.errors import ContractError, StorageError
+from experiments_dagster.storage.landing import land
+from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, Manifest
+# Exit codes of the command line for what stopped an experiment.
+CONFIG_CODE, CONTRACT_CODE, DAMAGED_CODE = 2, 3, 4
+
 
 class LooksConfig(LookConfig):
     """Which experiments (all when empty), as of when, and how much to draw.
 
-    `batches` are landed batches to report as materializations; `draw` renders pictures and
-    reports, which a replay needs only for its last look.
+    `land` lands new files first. `batches` are landed batches to report as materializations;
+    `draw` renders pictures and reports, which a replay needs only for its last look.
     """
 
     experiments: list[str] = []
+    land: bool = False
     batches: list[int] = []
     draw: bool = True
 
@@ -43,20 +53,28 @@ class LooksConfig(LookConfig):
 def take_looks(
     context: dg.OpExecutionContext, experiments: ExperimentsProject, config: LooksConfig
 ) -> None:
-    """Take the look that is due for each experiment."""
+    """Land new files if asked to, then take the look that is due for each experiment.
+
+    Raises:
+        dg.Failure: At the end, with every experiment that could not be looked at.
+    """
     project = experiments.load()
+    batches = set(config.batches)
+    if config.land:
+        batches |= _land(context, project)
     manifest = experiments.manifest(project)
-    _report_batches(context, manifest.batches, set(config.batches))
-    failures = []
+    _report_batches(context, manifest.batches, batches)
+    failures = _report_damage(context, manifest)
     for slug in config.experiments or list(project.experiments):
         experiment = project.experiments[slug]
         as_of = as_of_instant(experiment, config)
         failure = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
-        if failure:
-            failures.append(f"{slug}: {failure}")
+        if failure is not None:
+            failures.append({"subject": slug, **failure})
     publish_catalog(manifest.layout)
     if failures:
-        raise dg.Failure("; ".join(failures), allow_retries=False)
+        text = "; ".join(f"{failure['subject']}: {failure['message']}" for failure in failures)
+        raise dg.Failure(text, metadata={"failures": json.dumps(failures)}, allow_retries=False)
 
 
 def _take_one(
@@ -67,8 +85,8 @@ def _take_one(
     as_of: dt.datetime,
     *,
     draw: bool,
-) -> str | None:
-    """One experiment's look and its events; the reason when it could not be taken."""
+) -> dict[str, Any] | None:
+    """One experiment's look and its events; exit code and message when it could not be taken."""
     try:
         attempt = take_look(project, manifest, experiment, as_of=as_of)
     except PlanChangedError as error:
@@ -82,13 +100,58 @@ def _take_one(
                 partition=experiment.slug,
             )
         )
-        return str(error)
+        return {"code": CONFIG_CODE, "message": str(error)}
     except StorageError as error:
-        return str(error)
+        code = CONTRACT_CODE if isinstance(error, ContractError) else DAMAGED_CODE
+        return {"code": code, "message": str(error)}
     if not attempt.is_new:
         context.log.info(f"look={attempt.look.look_id} is_new=False verdict={attempt.look.verdict}")
     _publish(context, manifest, experiment, attempt, draw=draw)
     return None
+
+
+def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[dict[str, Any]]:
+    """Name landed files that are damaged; looks that need none of them go on."""
+    failures = []
+    for batch, error in manifest.damaged():
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(RAW_EVENTS),
+                check_name=LANDING_HEALTH,
+                passed=False,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=str(error),
+                partition=str(batch.arrival_day),
+            )
+        )
+        failures.append({"subject": "landed data", "code": DAMAGED_CODE, "message": str(error)})
+    return failures
+
+
+def _land(context: dg.OpExecutionContext, project: Project) -> set[int]:
+    day = dt.datetime.now(ZoneInfo(project.platform.timezone)).date()
+    is_first = not Manifest(Layout(project.storage)).refresh().head
+    report = land(
+        project,
+        arrival_day=day,
+        now=dt.datetime.now(dt.UTC),
+        # Nobody knows when files that lay there before the first landing arrived.
+        kind="history" if is_first else "data",
+    )
+    if report.batch is None and not report.problems:
+        return set()
+    health = landing_health(report)
+    context.log_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(RAW_EVENTS),
+            check_name=LANDING_HEALTH,
+            passed=health.passed,
+            severity=health.severity,
+            description=health.description,
+            partition=str(day),
+        )
+    )
+    return {report.batch.sequence} if report.batch else set()
 
 
 def _publish(

@@ -25,9 +25,13 @@ class Hypothesis(Spec):
 
 
 class ExposureSpec(Spec):
-    """Where exposures come from. The first exposure of a unit counts."""
+    """Where exposures come from. The first exposure of a unit counts.
+
+    `experiment` is what the source calls the experiment; the file's slug when left out.
+    """
 
     source: Slug | None = None
+    experiment: Text | None = None
     first: Literal[True] = True
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from experiments_dagster.alerts.channels import ChannelSettings
+from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.config.base import SLUG
 from experiments_dagster.config.errors import ConfigError, ConfigIssue
 from experiments_dagster.config.experiment import ExperimentSpec
@@ -49,6 +51,16 @@ class Project:
     def storage(self) -> Path:
         """The root folder of everything the program writes."""
         return (self.folder / self.platform.storage).resolve()
+
+    @property
+    def channels(self) -> tuple[ChannelSettings, ...]:
+        """Alert channels, with file paths taken from the project folder."""
+        return tuple(
+            channel.model_copy(update={"path": self.folder / channel.path})
+            if isinstance(channel, FileChannel)
+            else channel
+            for channel in self.platform.alerts.channels
+        )
 
     def measures(self, source: str) -> tuple[Measure, ...]:
         """The distinct measures that any metric needs from one event source, sorted by key."""
@@ -129,7 +141,10 @@ def _issue_of(yaml_file: YamlFile, error: Any) -> ConfigIssue:
         rule = message.removeprefix("Value error, ")
     else:
         value = error.get("input")
-        shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+        # An alert channel's address may hold a token.
+        is_private = location[0] == "alerts"
+        is_plain = isinstance(value, str | int | float | bool) and not is_private
+        shown = f", got {value!r}" if is_plain else ""
         rule = message[0].lower() + message[1:] + shown
     return yaml_file.issue(place, rule)
 

@@ -38,6 +38,7 @@ class Experiment(Spec):
     control: str
     salt: str
     exposure_source: str
+    exposure_name: str
     starts_at: dt.datetime
     ends_at: dt.datetime
     timezone: str
@@ -146,6 +147,7 @@ def resolve_experiment(
         control=spec.control or next(iter(spec.variants)),
         salt=spec.salt,
         exposure_source=exposure_source,
+        exposure_name=spec.exposure.experiment or slug,
         starts_at=dt.datetime.combine(spec.window.start, dt.time(), zone).astimezone(dt.UTC),
         ends_at=dt.datetime.combine(spec.window.end, dt.time(), zone).astimezone(dt.UTC),
         timezone=zone_name,

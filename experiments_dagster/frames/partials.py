@@ -37,13 +37,30 @@ def measures_hash(measures: Sequence[Measure]) -> str:
     return hashlib.sha256(" ".join(measure.key for measure in measures).encode()).hexdigest()[:12]
 
 
-def build_partials(project: Project, manifest: Manifest, source: str, *, up_to: int) -> Partials:
+def build_partials(
+    project: Project,
+    manifest: Manifest,
+    source: str,
+    *,
+    up_to: int,
+    needed: Sequence[Measure] = (),
+) -> Partials:
     """Make what is missing of a source's partials in batches 1..up_to and list them all.
+
+    Args:
+        project: Its measures of the source are aggregated together, for all experiments.
+        manifest: The landed batches.
+        source: Name of an event source.
+        up_to: The cut-off.
+        needed: Measures that must be there. Those of a frozen plan that the configuration has
+            dropped since are aggregated apart.
 
     Raises:
         DataDamagedError: A landed file that must be read again is damaged.
     """
     measures = project.measures(source)
+    if not {measure.key for measure in needed} <= {measure.key for measure in measures}:
+        measures = tuple(sorted(set(needed), key=lambda measure: measure.key))
     folder = manifest.layout.unit_days(source, measures_hash(measures))
     tables = manifest.tables(source, up_to=up_to)
     missing = [(batch, table) for batch, table in tables if not _is_built(folder, batch, table)]

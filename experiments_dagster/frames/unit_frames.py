@@ -178,10 +178,12 @@ def _cap_basis(experiment: Experiment) -> Metric | None:
 def _partials(
     project: Project, manifest: Manifest, experiment: Experiment, cutoff: int
 ) -> dict[str, Partials]:
-    sources = sorted({part.source for metric in experiment.metrics for part in metric.parts})
-    return {
-        source: build_partials(project, manifest, source, up_to=cutoff) for source in sources
-    }
+    measures = {part.key: part for metric in experiment.metrics for part in metric.parts}
+    partials = {}
+    for source in sorted({part.source for part in measures.values()}):
+        needed = [part for part in measures.values() if part.source == source]
+        partials[source] = build_partials(project, manifest, source, up_to=cutoff, needed=needed)
+    return partials
 
 
 def _collect(
@@ -197,7 +199,7 @@ def _collect(
     with connect(project.platform, layout) as duck:
         exposures = first_exposures(
             nw.from_native(duck.parquet(exposure_files)),
-            experiment=experiment.slug,
+            experiment=experiment.exposure_name,
             starts_at=experiment.starts_at.replace(tzinfo=None),
             ends_at=min(experiment.ends_at.replace(tzinfo=None), naive),
             segments=experiment.segments,

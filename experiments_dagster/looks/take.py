@@ -174,9 +174,8 @@ def preview_look(manifest: Manifest, experiment: Experiment, frames: Frames) -> 
 
 def recompute(experiment: Experiment, frames: Frames, earlier: Sequence[Look], seen: Look) -> Look:
     """The look that the same rules give on rebuilt frames: for reproduction and restatement."""
-    frozen = seen.frozen
-    cap = frozen.cap if frozen else None
-    estimates = estimate_metrics(experiment, frames, cap=cap)
+    frozen = _frozen(experiment, frames, earlier)
+    estimates = estimate_metrics(experiment, frames, cap=frozen.cap if frozen else None)
     due = DueLook(planned_index=seen.planned_index, is_planned_end=seen.is_planned_end)
     return _assemble(experiment, frames, estimates, frozen, earlier, seen.look, due)
 

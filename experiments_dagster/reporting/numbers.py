@@ -79,6 +79,12 @@ def share(value: float) -> str:
     return (f"{percent:.0f}" if is_round else number(percent)) + "%"
 
 
+def declared(value: float) -> str:
+    """A relative effect that somebody wrote down: no digits are added, such as +5%."""
+    percent = f"{100 * value:+.6g}%".replace("-", MINUS)
+    return "0%" if value == 0 else percent
+
+
 def points(value: float) -> str:
     """A difference of two shares in percentage points."""
     return number(100 * value, signed=True) + " pp"

@@ -376,6 +376,7 @@ class _SourceLanding:
             path=str(target.relative_to(self.layout.root)),
             sha256=digest,
             size=target.stat().st_size,
+            modified_ns=target.stat().st_mtime_ns,
             rows=summary[0],
             first_at=_aware(summary[1]),
             last_at=_aware(summary[2]),

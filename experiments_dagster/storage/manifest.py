@@ -53,6 +53,7 @@ class LandedTable(_Entry):
     path: str
     sha256: str
     size: int
+    modified_ns: int = 0
     rows: int
     first_at: dt.datetime | None
     last_at: dt.datetime | None
@@ -166,6 +167,30 @@ class Manifest:
                 raise DataDamagedError(path, rule, RESTORE_HINT)
             self._verified[path] = identity
         return path
+
+    def damaged(self) -> list[tuple[Batch, DataDamagedError]]:
+        """Landed files that are missing or changed since they landed.
+
+        Only files whose size or time is not the one recorded are hashed, so this costs little
+        enough for every run; `verified` hashes before each read, `experiments doctor` all files.
+        """
+        found = []
+        for batch in self.batches:
+            for part in batch.sources.values():
+                if part.table is None or self._is_untouched(part.table):
+                    continue
+                try:
+                    self.verified(part.table)
+                except DataDamagedError as error:
+                    found.append((batch, error))
+        return found
+
+    def _is_untouched(self, table: LandedTable) -> bool:
+        try:
+            stat = (self.layout.root / table.path).stat()
+        except FileNotFoundError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (table.size, table.modified_ns)
 
     def known_files(self, source: str) -> dict[str, IncomingFile]:
         """The newest record of each incoming path of a source."""

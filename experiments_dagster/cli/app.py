@@ -1,0 +1,313 @@
+"""All commands and their flags; what they do lies in the modules they import."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments_dagster import __version__
+from experiments_dagster.cli import adhoc
+from experiments_dagster.cli.output import (
+    DAMAGED,
+    OK,
+    USAGE,
+    err,
+    exit_codes,
+    fail,
+    out,
+    print_json,
+    progress,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from experiments_dagster.config.project import Project
+
+app = typer.Typer(
+    name="experiments",
+    help="Reproducible looks at online experiments, from event tables to verdicts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+adhoc.register(app)
+
+ConfigDir = Annotated[
+    Path,
+    typer.Option("--config-dir", help="The project folder, or its configs/ folder.", metavar="DIR"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
+Slug = Annotated[str, typer.Argument(help="Experiment, the name of its file in configs/.")]
+HERE = Path()
+
+
+def _folder(config_dir: Path) -> Path:
+    if (config_dir / "platform.yaml").exists() and not (config_dir / "configs").exists():
+        return config_dir.resolve().parent
+    return config_dir.resolve()
+
+
+def _load(config_dir: Path) -> Project:
+    """The usable part of a project; mistakes are shown and stop only what they concern."""
+    from experiments_dagster.config.errors import ConfigError
+    from experiments_dagster.config.project import read_project
+
+    project, issues = read_project(_folder(config_dir))
+    if project is None:
+        raise ConfigError(issues)
+    for issue in issues:
+        warn(f"left out: {issue}")
+    return project
+
+
+def _known(project: Project, slugs: list[str]) -> None:
+    for slug in slugs:
+        if slug not in project.experiments:
+            known = ", ".join(project.experiments) or "none"
+            fail(f"unknown experiment {slug!r}; known: {known}", USAGE)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
+    if value:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001  handled by its callback
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def validate(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
+    """Check every file in configs/ and name each mistake: file, line, path, rule."""
+    from experiments_dagster.config.project import read_project
+
+    project, issues = read_project(_folder(config_dir))
+    if as_json:
+        print_json(
+            {
+                "ok": not issues,
+                "issues": [
+                    {"file": str(i.file), "line": i.line, "path": i.path, "rule": i.rule}
+                    for i in issues
+                ],
+            }
+        )
+    elif issues:
+        for issue in issues:
+            err.print(f"[red]x[/] {issue}", soft_wrap=True)
+    elif project is not None:
+        out.print(
+            f"fine: {len(project.platform.sources)} sources, {len(project.metrics)} metrics, "
+            f"{len(project.experiments)} experiments, {len(project.interventions)} interventions"
+        )
+    raise typer.Exit(USAGE if issues else OK)
+
+
+@app.command()
+def demo(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
+    """Run the main job on real data: land day by day, take the weekly looks, print verdicts."""
+    with exit_codes():
+        from experiments_dagster.cli.demo import run_demo
+
+        run_demo(_load(config_dir), as_json=as_json)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
+    events: Annotated[
+        list[Path] | None, typer.Option("--events", help="Parquet or CSV file of events.")
+    ] = None,
+    exposures: Annotated[
+        list[Path] | None, typer.Option("--exposures", help="Parquet or CSV file of exposures.")
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(help="What timestamps without a zone mean, and where days begin.")
+    ] = "UTC",
+) -> None:
+    """Make a project of your own from your files: guess columns, write starter YAML, check it."""
+    with exit_codes():
+        from experiments_dagster.cli.init import make_project
+
+        written = make_project(folder, events or [], exposures or [], timezone)
+        for path, note in written:
+            out.print(f"wrote {path}" + (f"  {note}" if note else ""))
+        out.print(f"next: review the files, then `cd {folder} && experiments run`")
+
+
+@app.command()
+def run(
+    slugs: Annotated[list[str] | None, typer.Argument(help="Experiments; all when left out.")] = None,
+    as_of: Annotated[
+        dt.datetime | None,
+        typer.Option("--as-of", formats=["%Y-%m-%d"], help="Look as of this day, 00:00 local."),
+    ] = None,
+    config_dir: ConfigDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Land new files, take the looks that are due, estimate interventions, deliver alerts."""
+    with exit_codes():
+        project = _load(config_dir)
+        _known(project, slugs or [])
+        with progress("starting"):
+            from experiments_dagster.cli.runs import Runner
+
+            runner = Runner(project)
+            failures = runner.take_looks(
+                slugs, as_of=as_of.date() if as_of else None, land=True
+            )
+            for intervention in [] if slugs else project.interventions:
+                failures += runner.estimate(intervention)
+            runner.deliver_alerts()
+        _show_status(project, slugs, as_json=as_json)
+        for failure in failures:
+            err.print(f"[bold red]error[/]: {failure['subject']}: {failure['message']}")
+        raise typer.Exit(max((failure["code"] for failure in failures), default=OK))
+
+
+def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) -> None:
+    from experiments_dagster.cli.status import reason_lines, status_document, verdict_table
+    from experiments_dagster.looks.publish import report_path
+    from experiments_dagster.storage.layout import Layout
+    from experiments_dagster.storage.manifest import Manifest
+
+    layout = Layout(project.storage)
+    manifest = Manifest(layout).refresh()
+    document = status_document(project, manifest, slugs)
+    if as_json:
+        print_json(document)
+        return
+    out.print(verdict_table(project, manifest, slugs))
+    out.print()
+    for line in reason_lines(document):
+        out.print(line, markup=False, soft_wrap=True)
+    reports = [report_path(layout, slug) for slug in (slugs or [*project.experiments, *project.interventions])]
+    for path in reports:
+        if path.exists():
+            out.print(f"report: {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def status(
+    slug: Annotated[str | None, typer.Argument(help="One experiment; all when left out.")] = None,
+    config_dir: ConfigDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Where every experiment stands; reads only."""
+    with exit_codes():
+        project = _load(config_dir)
+        _known(project, [slug] if slug else [])
+        _show_status(project, [slug] if slug else None, as_json=as_json)
+
+
+@app.command()
+def report(slug: Slug, config_dir: ConfigDir = HERE) -> None:
+    """Write the HTML report of an experiment's recorded looks and print its path."""
+    with exit_codes():
+        from experiments_dagster.looks.publish import publish_report
+        from experiments_dagster.looks.take import open_ledger
+        from experiments_dagster.storage.layout import Layout
+        from experiments_dagster.storage.manifest import Manifest
+
+        project = _load(config_dir)
+        _known(project, [slug])
+        manifest = Manifest(Layout(project.storage)).refresh()
+        experiment = project.experiments[slug]
+        path = publish_report(manifest.layout, experiment, open_ledger(manifest, experiment))
+        if path is None:
+            fail(f"{slug}: no look has been taken yet; run `experiments run {slug}`", USAGE)
+        out.print(str(path), markup=False, soft_wrap=True)
+
+
+@app.command()
+def ledger(slug: Slug, config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
+    """Which look spent how much alpha, and what is left."""
+    with exit_codes():
+        from experiments_dagster.cli.ledger import ledger_document, ledger_table
+        from experiments_dagster.storage.layout import Layout
+        from experiments_dagster.storage.manifest import Manifest
+
+        project = _load(config_dir)
+        _known(project, [slug])
+        manifest = Manifest(Layout(project.storage)).refresh()
+        document = ledger_document(manifest, project.experiments[slug])
+        if as_json:
+            print_json(document)
+        else:
+            out.print(ledger_table(document))
+
+
+@app.command()
+def reproduce(
+    look: Annotated[str, typer.Argument(help="A look id such as aa_grocery.1.12.")],
+    config_dir: ConfigDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute a past look from the landed batches and compare every number with what was seen."""
+    with exit_codes():
+        with progress(f"recomputing {look}"):
+            from experiments_dagster.cli.reproduce import reproduction_document, reproduction_table
+            from experiments_dagster.looks.reproduce import reproduce as recompute
+            from experiments_dagster.storage.layout import Layout
+            from experiments_dagster.storage.manifest import Manifest
+
+            project = _load(config_dir)
+            manifest = Manifest(Layout(project.storage)).refresh()
+            result = recompute(project, manifest, look)
+        document = reproduction_document(result, head=manifest.head)
+        if as_json:
+            print_json(document)
+        else:
+            out.print(reproduction_table(result))
+            out.print(document["summary"], markup=False, soft_wrap=True)
+        raise typer.Exit(DAMAGED if result.differences else OK)
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="The .duckdb file to write.")] = Path(
+        "experiments-export.duckdb"
+    ),
+    config_dir: ConfigDir = HERE,
+) -> None:
+    """Write one self-contained DuckDB file with all published frames and results."""
+    with exit_codes(), progress("exporting"):
+        from experiments_dagster.storage.catalog import catalog_tables
+        from experiments_dagster.storage.catalog import export as write_export
+        from experiments_dagster.storage.layout import Layout
+
+        layout = Layout(_load(config_dir).storage)
+        tables = catalog_tables(layout)
+        path = write_export(layout, target.resolve())
+    out.print(f"{path}: {len(tables)} tables", markup=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
+    """Check all that is stored, byte by byte, and rebuild the catalog."""
+    with exit_codes():
+        with progress("hashing landed data"):
+            from experiments_dagster.cli.doctor import examine
+
+            findings = examine(_load(config_dir))
+        problems = [finding for finding in findings if not finding["ok"]]
+        if as_json:
+            print_json({"ok": not problems, "findings": findings})
+        else:
+            for finding in findings:
+                mark = "[green]ok[/]" if finding["ok"] else "[red]damaged[/]"
+                out.print(f"{mark}  {finding['subject']}: {finding['message']}", soft_wrap=True)
+        raise typer.Exit(DAMAGED if problems else OK)
+
+

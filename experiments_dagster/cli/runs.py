@@ -1,0 +1,122 @@
+"""Runs in this process against the project's own Dagster instance, so that the UI shows them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from experiments_dagster.alerts.outbox import Outbox
+from experiments_dagster.automation.jobs import estimate_intervention
+from experiments_dagster.automation.on_check_failure import process_finished_runs
+from experiments_dagster.automation.sensors import register_partitions
+from experiments_dagster.config.project import Project
+from experiments_dagster.definitions import build_definitions
+from experiments_dagster.storage.layout import Layout
+
+INSTANCE_YAML = """\
+telemetry: {enabled: false}
+nux: {enabled: false}
+retention:
+  schedule: {purge_after_days: 90}
+  sensor: {purge_after_days: {skipped: 7, failure: 30, success: -1}}
+"""
+
+
+def open_instance(layout: Layout) -> dg.DagsterInstance:
+    """The project's instance; its folder and settings are made if there are none."""
+    home = layout.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(INSTANCE_YAML)
+    quieten()
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def quieten() -> None:
+    """Keep Dagster's event log off the terminal; it stands in the instance."""
+    for name in ("dagster", "dagster.builtin", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class Runner:
+    """Executes jobs of one project in this process and delivers what they alert about."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.layout = Layout(project.storage)
+        self.instance = open_instance(self.layout)
+        self.definitions = build_definitions(project.folder)
+        register_partitions(self.instance, project)
+
+    def take_looks(
+        self,
+        experiments: list[str] | None = None,
+        *,
+        as_of: dt.date | None = None,
+        land: bool = False,
+        batches: list[int] | None = None,
+        draw: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Run `nightly_looks`.
+
+        Returns:
+            What could not be done: subject, exit code and message of each.
+        """
+        config = {
+            "experiments": experiments or [],
+            "as_of": str(as_of or ""),
+            "land": land,
+            "batches": batches or [],
+            "draw": draw,
+        }
+        result = self.definitions.resolve_job_def("nightly_looks").execute_in_process(
+            instance=self.instance,
+            run_config={"ops": {"take_looks": {"config": config}}},
+            tags={"as_of": str(as_of or "now")},
+            raise_on_error=False,
+        )
+        return [] if result.success else _failures(result)
+
+    def estimate(self, intervention: str) -> list[dict[str, Any]]:
+        """Run `estimate_intervention` for one intervention."""
+        result = self.definitions.resolve_job_def(estimate_intervention.name).execute_in_process(
+            instance=self.instance, partition_key=intervention, raise_on_error=False
+        )
+        return [] if result.success else _failures(result, subject=intervention)
+
+    def deliver_alerts(self) -> None:
+        """Turn finished runs into alerts and try to deliver all that wait."""
+        process_finished_runs(
+            self.instance, Outbox(self.layout.outbox), self.project.channels
+        )
+
+
+def _failures(
+    result: dg.ExecuteInProcessResult, subject: str = "run"
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        data = event.step_failure_data
+        told = data.user_failure_data
+        entry = told.metadata.get("failures") if told else None
+        if entry is not None:
+            found += json.loads(str(entry.value))
+        else:
+            error = data.error
+            message = (error.cause or error).message.strip() if error else "failed"
+            found.append({"subject": subject, "code": 1, "message": message})
+    return found
+
+
+def dagster_home(folder: Path, storage: Path) -> dict[str, str]:
+    """Environment for `dagster dev` on this project."""
+    home = Layout(storage).dagster_home
+    return {"DAGSTER_HOME": str(home), "EXPERIMENTS_PROJECT": str(folder)}

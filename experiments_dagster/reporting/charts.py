@@ -1,0 +1,10 @@
+"""All charts, from one place: SVG text from records."""
+
+from __future__ import annotations
+
+from experiments_dagster.reporting.boundary_charts import boundary_chart
+from experiments_dagster.reporting.impact_charts import ImpactPoint, impact_chart
+from experiments_dagster.reporting.look_charts import look_trajectory
+from experiments_dagster.reporting.svg import data_uri
+
+__all__ = ["ImpactPoint", "boundary_chart", "data_uri", "impact_chart", "look_trajectory"]

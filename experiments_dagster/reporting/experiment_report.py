@@ -1,0 +1,210 @@
+"""The report of an experiment: one self-contained HTML page from its plan and its looks.
+
+Every sentence comes from the records. No clock is read and nothing is fetched, so the same looks
+give the same page. The salt never gets here; only the plan's hash does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.looks.records import Look
+from experiments_dagster.reporting.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    Tile,
+    badge_of,
+    exact,
+    render,
+)
+from experiments_dagster.reporting.effect_sections import effect_sections, information_facts
+from experiments_dagster.reporting.numbers import (
+    DASH,
+    alpha,
+    count,
+    lift,
+    missing,
+    moment,
+    plural,
+    share,
+)
+from experiments_dagster.reporting.plan_sections import (
+    business,
+    health,
+    lineage,
+    method_card,
+    tested,
+)
+from experiments_dagster.reporting.sentences import (
+    deciding_clause,
+    direction_words,
+    effect_sentence,
+    headline,
+    next_steps,
+    sequential_limits,
+)
+from experiments_dagster.reporting.tables import hides_effects
+from experiments_dagster.reporting.trajectory import deciding_effect, planned_count
+
+
+def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> str:
+    """The page of the last of the given looks, with the earlier ones as its history.
+
+    Args:
+        experiment: The plan.
+        looks: Recorded looks in order; an unplanned peek may be the last.
+
+    Raises:
+        ValueError: No look, or a look of another experiment.
+    """
+    if not looks:
+        msg = f"{experiment.slug}: no look to report. Hint: experiments run {experiment.slug}"
+        raise ValueError(msg)
+    strangers = {look.experiment for look in looks} - {experiment.slug}
+    if strangers:
+        msg = f"{experiment.slug}: looks of {', '.join(sorted(strangers))} do not belong here"
+        raise ValueError(msg)
+    look = looks[-1]
+    hidden = _hidden_because(look)
+    sections = [
+        Section(name="tested", title="What was tested", blocks=tuple(tested(experiment))),
+        Section(name="health", title="Health", blocks=tuple(health(looks, experiment))),
+        *effect_sections(looks, experiment, hidden_because=hidden),
+        Section(name="power", title="Power", blocks=(information_facts(look, experiment),)),
+        *business(experiment),
+        Section(
+            name="method", title="Method and assumptions", blocks=tuple(method_card(look, experiment))
+        ),
+        Section(name="lineage", title="Lineage", blocks=tuple(lineage(look, experiment))),
+        Section(
+            name="next",
+            title="Next steps",
+            blocks=(Bullets(items=tuple(next_steps(look, experiment, looks)), numbered=True),),
+        ),
+    ]
+    return render(
+        Report(
+            kind="Experiment report",
+            title=experiment.slug,
+            lead=experiment.spec.hypothesis.primary,
+            meta=_meta(look, experiment),
+            badge=badge_of(look.verdict),
+            headline=headline(look),
+            reasons=_reasons(look, experiment, is_hidden=bool(hidden)),
+            tiles=_tiles(look, experiment, is_hidden=bool(hidden)),
+            notes=tuple(_notes(look)),
+            sections=tuple(sections),
+            footer=f"Generated from look {look.look_id} by experiments_dagster "
+            f"{look.code_version}. Plan {look.plan_hash}.",
+        )
+    )
+
+
+def _hidden_because(look: Look) -> str:
+    if not hides_effects(look):
+        return ""
+    failed = ", ".join(dict.fromkeys(check.name for check in look.checks if check.blocks))
+    return f"Hidden, because a health check failed ({failed or look.reason}). Show it anyway."
+
+
+def _meta(look: Look, experiment: Experiment) -> tuple[str, ...]:
+    planned = planned_count(experiment)
+    name = "unplanned peek" if look.look is None else f"look {look.planned_index}"
+    if planned is not None and look.look is not None:
+        name += f" of {planned}"
+    return (
+        f"phase {look.phase}",
+        name,
+        f"data before {moment(look.as_of, experiment.timezone)} {experiment.timezone}",
+        f"owner {experiment.owner}",
+    )
+
+
+def _reasons(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Cell, ...]:
+    rows: list[Cell] = []
+    for decision in look.decisions:
+        if decision.arm == look.arm:
+            sentence = decision.reason[:1].upper() + decision.reason[1:]
+            rows.append(f"{sentence}. Decided by {deciding_clause(decision)}.")
+    if not is_hidden:
+        rows.append(effect_sentence(look, experiment, look.arm))
+    return tuple(rows)
+
+
+def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile, ...]:
+    exposed = sum(look.n_exposed.values())
+    units = Tile(
+        label=f"Exposed {experiment.unit} units",
+        value=count(exposed),
+        detail=f"{count(look.n_mature.get(experiment.primary.name, 0))} with a closed window",
+    )
+    if is_hidden:
+        failed = [check for check in look.checks if check.blocks]
+        return (Tile(label="Failed checks", value=count(len(failed))), units)
+    metric = experiment.primary.name
+    effect = deciding_effect(look, experiment, metric, look.arm, "relative_difference")
+    row = look.boundary(metric, look.arm)
+    name, limits = sequential_limits(look, experiment, look.arm)
+    tiles = [
+        Tile(
+            label=f"Lift of {metric} ({direction_words(experiment)})",
+            value=exact(effect.estimate, lift) if effect and effect.estimate is not None else DASH,
+            detail=limits if effect and effect.status == "ok" else missing(
+                effect.reason if effect else "IMMATURE"
+            ),
+        ),
+        units,
+    ]  # fmt: skip
+    if effect is not None and effect.status == "ok":
+        tiles[0] = Tile(label=tiles[0].label, value=tiles[0].value, detail=_named(limits, name))
+    if row is not None:
+        tiles.append(
+            Tile(
+                label="Information",
+                value=exact(row.information_fraction, share),
+                detail="of the planned",
+            )
+        )
+        tiles.append(
+            Tile(
+                label="Alpha spent",
+                value=exact(row.alpha_spent, alpha),
+                detail=f"of {alpha(row.alpha)}",
+            )
+        )
+    return tuple(tiles)
+
+
+def _notes(look: Look) -> list[Block]:
+    notes: list[Block] = []
+    if look.look is None:
+        words = (
+            "This is an unplanned peek: it is not recorded and spends no alpha. Only the "
+            "confidence sequence is valid here."
+        )
+        notes.append(Paragraph(words=(words,), tone="note"))
+    harmful = [d.arm for d in look.decisions if d.is_harmful]
+    if harmful:
+        words = f"Harm: the primary metric moved the wrong way in {', '.join(harmful)}."
+        notes.append(Paragraph(words=(words,), tone="warning"))
+    if len(look.decisions) > 1:
+        rows = tuple(
+            (d.arm, badge_of(d.verdict).words, deciding_clause(d), d.reason) for d in look.decisions
+        )
+        strong = frozenset(k for k, d in enumerate(look.decisions) if d.arm == look.arm)
+        header = ("arm", "verdict", "decided by", "why")
+        caption = f"{plural(len(rows), 'treatment arm')}; the marked one stands for the experiment."
+        notes.append(Table(header=header, rows=rows, align="lllw", caption=caption, strong=strong))
+    return notes
+
+
+def _named(limits: Cell, name: str) -> Cell:
+    from experiments_dagster.reporting.blocks import phrase
+
+    return phrase("{}, {}", limits, name)

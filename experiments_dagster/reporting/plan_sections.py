@@ -1,0 +1,254 @@
+"""The sections of an experiment report about plan, health, method and lineage: no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zoneinfo import ZoneInfo
+
+from experiments_dagster.config.experiment import CapQuantile, CapValue
+from experiments_dagster.config.resolve import Experiment, canonical_hash
+from experiments_dagster.looks.records import Check, Look
+from experiments_dagster.reporting.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Command,
+    Facts,
+    Paragraph,
+    Section,
+    Table,
+    exact,
+)
+from experiments_dagster.reporting.numbers import (
+    DASH,
+    alpha,
+    count,
+    day,
+    declared,
+    e_value,
+    level,
+    moment,
+    number,
+    optional,
+    plural,
+    points,
+    share,
+)
+from experiments_dagster.reporting.sentences import design_words, direction_words
+from experiments_dagster.reporting.tables import check_state
+
+METHODS = {
+    "welch": "difference of means, Welch",
+    "lin": "Lin regression with treatment-covariate interactions (CUPED)",
+    "ratio": "difference of ratios, delta method",
+    "ratio_adjusted": "difference of ratios, covariate-adjusted",
+    "pooled_theta": "CUPED with one pooled coefficient",
+    "plain": "difference without covariates",
+    "cuped": "covariate-adjusted difference",
+}
+MAX_HASH = 12
+
+
+def tested(experiment: Experiment) -> list[Block]:
+    """Hypothesis, arms, dates, metric and plan."""
+    zone = ZoneInfo(experiment.timezone)
+    start, end = experiment.starts_at.astimezone(zone), experiment.ends_at.astimezone(zone)
+    hypothesis = experiment.spec.hypothesis
+    facts: list[tuple[str, Cell]] = [("Hypothesis", hypothesis.primary)]
+    facts += [("Secondary hypothesis", words) for words in hypothesis.secondary]
+    facts += [
+        ("Exposures", f"from {day(start.date())} to {day(end.date())} (not included), "
+                      f"{experiment.timezone}"),
+        ("Randomised unit", experiment.unit),
+        ("Primary metric", _metric_words(experiment)),
+        ("Looks", design_words(experiment)),
+        ("Plan hash", experiment.plan_hash),
+    ]  # fmt: skip
+    if experiment.minimum_effect is not None:
+        facts.insert(-2, ("Minimum effect that matters", declared(experiment.minimum_effect)))
+    rows = tuple(
+        (arm, "control" if arm == experiment.control else "treatment", share(planned))
+        for arm, planned in experiment.variants.items()
+    )
+    return [
+        Facts(rows=tuple(facts)),
+        Table(header=("arm", "role", "planned share"), rows=rows, align="llr"),
+    ]
+
+
+def _metric_words(experiment: Experiment) -> str:
+    metric = experiment.primary
+    window = f"days {metric.start_day} to {metric.end_day} after first exposure"
+    unit = f", {metric.display_unit}" if metric.display_unit else ""
+    return f"{metric.name} ({metric.kind}{unit}), {window}; {direction_words(experiment)}"
+
+
+def health(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
+    """Sample ratio, units in two arms, pre-period balance, immature units."""
+    look = looks[-1]
+    failed = [check for check in look.checks if not check.passed]
+    blocking = [check for check in failed if check.blocks]
+    if blocking:
+        words = f"{plural(len(blocking), 'check')} failed and made the comparison invalid."
+        blocks: list[Block] = [Paragraph(words=(words,), tone="warning")]
+    elif failed:
+        words = f"{plural(len(failed), 'check')} warned; none makes the comparison invalid."
+        blocks = [Paragraph(words=(words,), tone="note")]
+    else:
+        words = f"All {len(look.checks)} checks passed." if look.checks else "No check could run."
+        blocks = [Paragraph(words=(words,))]
+    blocks.append(_sample_ratio(looks, experiment))
+    rows = tuple(_check_row(check) for check in look.checks)
+    if rows:
+        header = ("check", "result", "value", "threshold", "what was found")
+        blocks.append(Table(header=header, rows=rows, align="llrrw"))
+    blocks.append(_maturity(look, experiment))
+    return blocks
+
+
+def _check_row(check: Check) -> tuple[Cell, ...]:
+    return (
+        check.name,
+        check_state(check),
+        exact(check.value, number),
+        optional(check.threshold, number),
+        check.message,
+    )
+
+
+def _sample_ratio(looks: Sequence[Look], experiment: Experiment) -> Table:
+    look = looks[-1]
+    total = sum(look.n_exposed.values())
+    rows: list[tuple[Cell, ...]] = []
+    for arm, planned in experiment.variants.items():
+        observed = look.n_exposed.get(arm, 0)
+        found: Cell = DASH
+        gap: Cell = DASH
+        if total:
+            found, gap = share(observed / total), points(observed / total - planned)
+        rows.append(
+            (arm, count(observed), number(planned * total), found, share(planned), gap)
+        )
+    largest = max(found.log_e_sample_ratio for found in looks)
+    caption = (
+        f"Sample ratio. Largest e-value against the planned shares so far: {e_value(largest)}; "
+        "100 or more blocks."
+    )
+    header = ("arm", "observed units", "expected units", "observed share", "planned share", "gap")
+    return Table(header=header, rows=tuple(rows), align="lrrrrr", caption=caption)
+
+
+def _maturity(look: Look, experiment: Experiment) -> Facts:
+    exposed = sum(look.n_exposed.values())
+    rows: list[tuple[str, Cell]] = [
+        ("Units seen in two arms", f"{count(sum(look.n_multi_arm.values()))}, left out and counted")
+    ]
+    for metric in experiment.metrics:
+        mature = look.n_mature.get(metric.name)
+        if mature is not None:
+            waiting = f"{count(mature)} closed, {count(max(exposed - mature, 0))} still open"
+            rows.append((f"Windows of {metric.name}", waiting))
+    return Facts(rows=tuple(rows))
+
+
+def business(experiment: Experiment) -> list[Section]:
+    """Declared business numbers, as declared; nothing is derived from them."""
+    declared_numbers = experiment.spec.business
+    if declared_numbers is None:
+        return []
+    labels = {
+        "value_per_unit": "Value per unit",
+        "cost": "Cost",
+        "eligible_units_per_year": "Eligible units per year",
+    }
+    rows = tuple(
+        (label, exact(getattr(declared_numbers, name), _plain, "not declared"))
+        for name, label in labels.items()
+    )
+    words = "As declared in the experiment's file; no number is derived from them."
+    blocks = (Facts(rows=rows), Paragraph(words=(words,), tone="muted"))
+    return [Section(name="business", title="Declared business numbers", blocks=blocks)]
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.10g}"
+
+
+def method_card(look: Look, experiment: Experiment) -> list[Block]:
+    """The methods and variance formulas of the rows, and what they assume."""
+    seen: dict[tuple[str, ...], set[str]] = {}
+    for effect in look.effects:
+        key = (effect.method, effect.variance_formula or "", effect.inference)
+        seen.setdefault(key, set()).add(effect.metric)
+    rows = tuple(
+        (METHODS.get(method, method), method, formula or DASH, inference, ", ".join(sorted(names)))
+        for (method, formula, inference), names in sorted(seen.items())
+    )
+    header = ("method", "name in the rows", "variance formula", "inference", "metrics")
+    table = Table(header=header, rows=rows, align="lllll")
+    return [table, Bullets(items=tuple(_assumptions(experiment)))]
+
+
+def _assumptions(experiment: Experiment) -> list[Cell]:
+    metric = experiment.primary
+    rows: list[Cell] = [
+        f"No interference: the arm of one {experiment.unit} does not change the outcome of "
+        "another. The data cannot show this in general; it is assumed.",
+        f"The unit of analysis is the unit of randomisation ({experiment.unit}); the first "
+        "exposure counts and units seen in two arms are left out.",
+        f"Complete cohorts: a unit counts when all {metric.end_day} days of its window are "
+        "observed; later ones are still open.",
+    ]
+    if experiment.adjusts:
+        rows.append(
+            f"The covariates are the same measures in the {experiment.plan.estimator.covariate_days}"
+            " days before exposure, which the arm cannot have changed."
+        )
+    if experiment.is_group_sequential:
+        rows.append(
+            f"Looks follow the plan ({design_words(experiment)}); the error rate over all looks "
+            f"is {alpha(experiment.alpha_per_arm)} per arm, two-sided."
+        )
+    rows.append(
+        f"The {level(1 - experiment.alpha_per_arm)} confidence sequence is asymptotic and starts "
+        "when the arms are large enough."
+    )
+    if len(experiment.treatments) > 1:
+        rows.append(
+            f"Alpha {alpha(experiment.plan.alpha)} is split over {len(experiment.treatments)} "
+            "treatment arms (Bonferroni)."
+        )
+    cap = experiment.plan.cap
+    if isinstance(cap, CapValue):
+        rows.append(f"Values per unit above {number(cap.value)} count as {number(cap.value)}.")
+    if isinstance(cap, CapQuantile):
+        quantile = share(cap.quantile)
+        rows.append(f"Values per unit are capped at the {quantile} quantile of the pre-period.")
+    return rows
+
+
+def lineage(look: Look, experiment: Experiment) -> list[Block]:
+    """What the numbers were made from, and how to make them again."""
+    facts: list[tuple[str, Cell]] = [
+        ("Look", look.look_id),
+        ("As of", f"{moment(look.as_of, experiment.timezone)} {experiment.timezone}"),
+        ("Data complete up to", f"{moment(look.horizon, experiment.timezone)} {experiment.timezone}"),
+        ("Cut-off", f"batch {look.cutoff}"),
+        ("Plan hash", look.plan_hash),
+        ("Code version", look.code_version),
+        ("Input files", f"{count(len(look.inputs))}, hash over all {canonical_hash(look.inputs)}"),
+    ]
+    facts += [(f"Hash of {name}", digest[:MAX_HASH]) for name, digest in look.frames.items()]
+    blocks: list[Block] = [Facts(rows=tuple(facts))]
+    if look.plan_hash != experiment.plan_hash:
+        words = (
+            f"The configuration has changed since this look: plan {experiment.plan_hash} now, "
+            f"{look.plan_hash} then. Names and margins on this page are those of now."
+        )
+        blocks.append(Paragraph(words=(words,), tone="warning"))
+    if look.look is None:
+        words = "A peek is not recorded; it cannot be reproduced by number."
+        blocks.append(Paragraph(words=(words,), tone="muted"))
+    else:
+        blocks.append(Command(words=f"experiments reproduce {look.look_id}"))
+    return blocks
