@@ -1,7 +1,5 @@
 """As of when? The run's configuration says, else today; the clock is read only here."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

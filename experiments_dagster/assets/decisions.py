@@ -1,7 +1,5 @@
 """decisions/verdict: published unless a failed check forbids it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +25,7 @@ from experiments_dagster.resources.project import ExperimentsProject
 )
 def verdict(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """SHIP, DO_NOT_SHIP, PENDING or INCONCLUSIVE, with the clause that decided."""
     project = experiments.load()
     experiment = project.experiments[context.partition_key]

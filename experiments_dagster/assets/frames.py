@@ -1,7 +1,5 @@
 """frames/user_frame and frames/ratio_frame: staged, validated, then promoted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -52,7 +50,7 @@ DESCRIPTIONS = {
 )
 def unit_frames(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject, config: LookConfig
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Build both frames as of the cut-off; a broken contract promotes neither."""
     project = experiments.load()
     experiment = project.experiments[context.partition_key]

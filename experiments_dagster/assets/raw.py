@@ -1,7 +1,5 @@
 """raw/events and raw/exposures: whatever is new in the sources, landed under an arrival day."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 
@@ -42,7 +40,7 @@ KINDS = {"events": RAW_EVENTS, "exposures": ["raw", "exposures"]}
 )
 def land_day(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult]:
     """Land everything new, once; files that cannot be read are named and stop nothing else."""
     project = experiments.load()
     day = dt.date.fromisoformat(context.partition_key)
@@ -104,7 +102,7 @@ def landing_health(report: LandingReport) -> dg.AssetCheckResult:
 )
 def unit_days(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Measures per unit and local day of each landed batch: one pass for all metrics."""
     project = experiments.load()
     manifest = experiments.manifest(project)

@@ -1,7 +1,5 @@
 """reports/experiment_report and reports/intervention_report: one self-contained HTML file each."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from experiments_dagster.automation.partitions import EXPERIMENTS
@@ -21,7 +19,7 @@ from experiments_dagster.storage.catalog import publish_catalog
 )
 def experiment_report(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The report of all looks so far, and the catalog of published tables."""
     project = experiments.load()
     experiment = project.experiments[context.partition_key]

@@ -7,8 +7,6 @@ blocks is decided here: a look that fails its checks has no verdict. One experim
 be looked at stops no other; the op fails at the end and names them all.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Sequence
@@ -33,7 +31,7 @@ from experiments_dagster.storage.landing import land
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, Manifest
 # Exit codes of the command line for what stopped an experiment.
-CONFIG_CODE, CONTRACT_CODE, DAMAGED_CODE = 2, 3, 4
+CRASH_CODE, CONFIG_CODE, CONTRACT_CODE, DAMAGED_CODE = 1, 2, 3, 4
 
 
 class LooksConfig(LookConfig):
@@ -49,7 +47,7 @@ class LooksConfig(LookConfig):
     draw: bool = True
 
 
-@dg.op(out={})
+@dg.op(out=dg.Out(dg.Nothing))
 def take_looks(
     context: dg.OpExecutionContext, experiments: ExperimentsProject, config: LooksConfig
 ) -> None:
@@ -68,7 +66,12 @@ def take_looks(
     for slug in config.experiments or list(project.experiments):
         experiment = project.experiments[slug]
         as_of = as_of_instant(experiment, config)
-        failure = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
+        try:
+            failure = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
+        except Exception as error:  # noqa: BLE001  whatever it is, the others get their look
+            context.log.exception(f"{slug} crashed")
+            # Only the kind: the message of an unforeseen error may hold raw values.
+            failure = {"code": CRASH_CODE, "message": f"crashed with {type(error).__name__}"}
         if failure is not None:
             failures.append({"subject": slug, **failure})
     publish_catalog(manifest.layout)
@@ -166,20 +169,19 @@ def _publish(
     publish_results(ledger, look)
     publish_verdict(ledger, look)
     looks = recorded_looks(ledger) or [look]
-    if draw:
-        publish_report(manifest.layout, experiment, ledger)
-    if not attempt.is_new and not attempt.is_peek:
-        return
-    context.log_event(
-        dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(SEQUENTIAL), partition=experiment.slug, **look_health(look)
+    if attempt.is_new or attempt.is_peek:
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(SEQUENTIAL), partition=experiment.slug, **look_health(look)
+            )
         )
-    )
     if attempt.is_new and not look.is_blocked:
         metadata = verdict_metadata(experiment, looks, draw=draw)
         context.log_event(
             dg.AssetMaterialization(VERDICT, partition=experiment.slug, metadata=metadata)
         )
+    if draw:
+        publish_report(manifest.layout, experiment, ledger)
 
 
 def _report_batches(

@@ -1,7 +1,5 @@
 """daily_looks: every morning, the looks that the plans call for."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """Sensors: new configuration becomes partitions, new files land, information triggers looks."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Reproducible looks at online experiments, from event tables to verdicts.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 adhoc.register(app)
@@ -43,6 +43,7 @@ ConfigDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
 Slug = Annotated[str, typer.Argument(help="Experiment, the name of its file in configs/.")]
 HERE = Path()
+DEFINITIONS = "experiments_dagster.definitions"
 
 
 def _folder(config_dir: Path) -> Path:
@@ -311,3 +312,28 @@ def doctor(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
         raise typer.Exit(DAMAGED if problems else OK)
 
 
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+    config_dir: ConfigDir = HERE,
+) -> None:
+    """Open the Dagster UI of this project on loopback, with its daemon."""
+    with exit_codes():
+        import os
+        import sys
+
+        from experiments_dagster.cli.runs import dagster_home, prepare_instance
+        from experiments_dagster.storage.layout import Layout
+
+        project = _load(config_dir)
+        prepare_instance(Layout(project.storage))
+        err.print(f"Dagster UI: http://127.0.0.1:{port}   (stop with Ctrl-C)")
+        os.environ |= dagster_home(project.folder, project.storage)
+        dagster = str(Path(sys.executable).with_name("dagster"))
+        workspace = project.folder / "workspace.yaml"
+        code = ["-w", str(workspace)] if workspace.exists() else ["-m", DEFINITIONS]
+        arguments = ["dev", "-h", "127.0.0.1", "-p", str(port), *code]
+        os.chdir(project.folder)
+        os.execv(dagster, [dagster, *arguments])  # noqa: S606  our own interpreter's dagster

@@ -25,17 +25,24 @@ retention:
   schedule: {purge_after_days: 90}
   sensor: {purge_after_days: {skipped: 7, failure: 30, success: -1}}
 """
+# Dagster's event log stays in the instance instead of scrolling through the terminal.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def open_instance(layout: Layout) -> dg.DagsterInstance:
-    """The project's instance; its folder and settings are made if there are none."""
+def prepare_instance(layout: Layout) -> Path:
+    """Make the instance's folder and settings if there are none, and return the folder."""
     home = layout.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.exists():
         settings.write_text(INSTANCE_YAML)
+    return home
+
+
+def open_instance(layout: Layout) -> dg.DagsterInstance:
+    """The project's instance."""
     quieten()
-    return dg.DagsterInstance.from_config(str(home))
+    return dg.DagsterInstance.from_config(str(prepare_instance(layout)))
 
 
 def quieten() -> None:
@@ -77,7 +84,7 @@ class Runner:
         }
         result = self.definitions.resolve_job_def("nightly_looks").execute_in_process(
             instance=self.instance,
-            run_config={"ops": {"take_looks": {"config": config}}},
+            run_config={"ops": {"take_looks": {"config": config}}, **QUIET},
             tags={"as_of": str(as_of or "now")},
             raise_on_error=False,
         )
@@ -86,7 +93,10 @@ class Runner:
     def estimate(self, intervention: str) -> list[dict[str, Any]]:
         """Run `estimate_intervention` for one intervention."""
         result = self.definitions.resolve_job_def(estimate_intervention.name).execute_in_process(
-            instance=self.instance, partition_key=intervention, raise_on_error=False
+            instance=self.instance,
+            partition_key=intervention,
+            run_config=QUIET,
+            raise_on_error=False,
         )
         return [] if result.success else _failures(result, subject=intervention)
 

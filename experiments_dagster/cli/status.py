@@ -13,8 +13,8 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.interventions.estimate import read_summary
 from experiments_dagster.looks.calendar import is_complete
 from experiments_dagster.looks.publish import last_peek
-from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.records import Effect, Look
+from experiments_dagster.looks.take import deciding_look, open_ledger, recorded_looks
 from experiments_dagster.storage.manifest import Manifest
 
 COLOURS = {"SHIP": "green", "DO_NOT_SHIP": "red", "INVALID": "red", "INCOMPLETE": "red"}
@@ -68,56 +68,70 @@ def _experiment_row(
 
 
 def verdict_table(project: Project, manifest: Manifest, slugs: list[str] | None = None) -> Table:
-    """One line per experiment and arm: verdict, adjusted and naive lift, truth, variance saved."""
-    table = Table(title="Verdicts", title_justify="left", pad_edge=False, box=None, padding=(0, 2))
-    for name in ("experiment", "arm", "looks", "verdict"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("lift (CUPED)\nstd. error", justify="right", no_wrap=True)
-    table.add_column("sequential interval\nof the lift", justify="right", no_wrap=True)
-    table.add_column("naive lift and 95 % interval\n(no CUPED, as if one look)", justify="right")
-    table.add_column("truth", justify="right")
-    table.add_column("variance\nremoved", justify="right")
+    """Two lines per experiment and arm: what decides, and the naive numbers beside it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("experiment / arm", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("looks", justify="right")
+    table.add_column("estimate", no_wrap=True)
+    table.add_column("lift", justify="right", no_wrap=True)
+    table.add_column("std. error", justify="right", no_wrap=True)
+    table.add_column("interval", justify="right", no_wrap=True)
+    table.add_column("truth", justify="right", no_wrap=True)
+    table.add_column("variance removed", justify="right")
     for slug in slugs or list(project.experiments):
         experiment = project.experiments[slug]
         looks = recorded_looks(open_ledger(manifest, experiment))
         if not looks:
-            table.add_row(slug, "-", "0", "-", "-", "-", "-", "-", "-")
+            table.add_row(escape(slug), "-", "0", "no look yet")
             continue
         for arm in experiment.treatments:
-            table.add_row(*_arm_cells(experiment, looks, arm))
+            for row in _arm_rows(experiment, looks, arm):
+                table.add_row(*row)
     return table
 
 
-def _arm_cells(experiment: Experiment, looks: list[Look], arm: str) -> list[str]:
-    look, metric = looks[-1], experiment.primary.name
-    decision = next(item for item in look.decisions if item.arm == arm)
+def _arm_rows(experiment: Experiment, looks: list[Look], arm: str) -> list[list[str]]:
+    """The deciding numbers of an arm, and below them the naive ones."""
+    look, metric = deciding_look(experiment, arm, looks), experiment.primary.name
+    decision = next(item for item in looks[-1].decisions if item.arm == arm)
     colour = COLOURS.get(decision.verdict, "yellow")
-    adjusted = look.effect(metric, arm, "relative_difference", adjusted=experiment.adjusts)
+    verdict = f"[bold {colour}]{decision.verdict}[/]"
+    if decision.verdict == "INVALID":
+        hidden = "effects are hidden: the comparison is not fair"
+        return [[escape(experiment.slug), verdict, str(len(looks)), hidden], [f"  {escape(arm)}"]]
+    deciding = look.effect(metric, arm, "relative_difference", adjusted=experiment.adjusts)
     naive = look.effect(metric, arm, "relative_difference", adjusted=False)
     boundary = look.boundary(metric, arm)
-    saved = next(
-        (row for row in look.adjustments if (row.metric, row.arm) == (metric, arm)), None
-    )
+    saved = next((row for row in look.adjustments if (row.metric, row.arm) == (metric, arm)), None)
     truth = (experiment.spec.truth or {}).get(arm)
-    lift, naive_text = "-", "-"
-    if decision.verdict != "INVALID":
-        if adjusted is not None and adjusted.estimate is not None:
-            lift = f"{percent(adjusted.estimate)} ({adjusted.std_error:.4f})"
-        if naive is not None and naive.estimate is not None:
-            limits = interval(naive.ci_low, naive.ci_high)
-            naive_text = f"{percent(naive.estimate)} {limits} p {p_value(naive.p_value)}"
-    shown = boundary is not None and decision.verdict != "INVALID"
+    limits = "-" if boundary is None else interval(boundary.limit_low, boundary.limit_high)
     return [
-        escape(experiment.slug),
-        escape(arm),
-        str(len(looks)),
-        f"[{colour}]{decision.verdict}[/]",
-        lift,
-        interval(boundary.limit_low, boundary.limit_high) if shown and boundary else "-",
-        naive_text,
-        percent(truth, 0) if truth is not None else "-",
-        f"{saved.variance_reduction:.0%}" if saved else "-",
+        [
+            escape(experiment.slug),
+            verdict,
+            str(len(looks)),
+            "CUPED, sequential" if experiment.adjusts else "sequential",
+            *_lift_cells(deciding),
+            limits,
+            percent(truth, 0) if truth is not None else "-",
+            f"{saved.variance_reduction:.0%}" if saved else "-",
+        ],
+        [
+            f"  {escape(arm)}",
+            "",
+            "",
+            "[dim]naive[/]",
+            *_lift_cells(naive),
+            interval(naive.ci_low, naive.ci_high) if naive else "-",
+        ],
     ]
+
+
+def _lift_cells(effect: Effect | None) -> list[str]:
+    if effect is None or effect.estimate is None or effect.std_error is None:
+        return [effect.reason or "-" if effect else "-", "-"]
+    return [percent(effect.estimate), f"{effect.std_error:.7f}"]
 
 
 def reason_lines(document: dict[str, Any]) -> list[str]:

@@ -5,13 +5,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments_dagster.config.base import Count, Days, Flag, Fraction, Name, Positive, Slug, Spec
-from experiments_dagster.config.base import Text
+from experiments_dagster.config.base import (
+    Count,
+    Day,
+    Days,
+    Flag,
+    Fraction,
+    Name,
+    Number,
+    Positive,
+    Slug,
+    Spec,
+    Text,
+)
 from experiments_dagster.config.platform import TimeZoneName
 
 SHARE_TOLERANCE = 1e-9
@@ -38,8 +48,8 @@ class ExposureSpec(Spec):
 class Window(Spec):
     """Exposures from `start` 00:00 up to `end` 00:00 belong to the experiment."""
 
-    start: dt.date
-    end: dt.date
+    start: Day
+    end: Day
     timezone: TimeZoneName | None = None
 
     @model_validator(mode="after")
@@ -123,7 +133,7 @@ class Looks(Spec):
     """
 
     schedule: Literal["daily", "weekly", "information"] = "weekly"
-    first: dt.date | None = None
+    first: Day | None = None
     design: LookDesign
 
 
@@ -178,8 +188,8 @@ class ExperimentSpec(Spec):
     hypothesis: Hypothesis
     unit: Name = "user"
     phase: Count = 1
-    variants: dict[Name, Positive] = Field(min_length=2)
-    control: Name | None = None
+    variants: dict[Text, Positive] = Field(min_length=2)
+    control: Text | None = None
     salt: Annotated[str, Field(min_length=8, max_length=128)]
     layer: Slug | None = None
     exposure: ExposureSpec = ExposureSpec()
@@ -190,7 +200,7 @@ class ExperimentSpec(Spec):
     plan: Plan
     decision: DecisionSpec = DecisionSpec()
     business: Business | None = None
-    truth: dict[Name, float] | None = Field(
+    truth: dict[Text, Number] | None = Field(
         default=None, description="Known relative effect per arm, where a simulator made the data."
     )
 

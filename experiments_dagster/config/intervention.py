@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments_dagster.config.base import Count, Fraction, Name, Slug, Spec, Text
+from experiments_dagster.config.base import Count, Day, Fraction, Name, Slug, Spec, Text
 
 
 class Group(Spec):
@@ -30,8 +29,8 @@ class Series(Spec):
 class Period(Spec):
     """From `start` up to and including `end`."""
 
-    start: dt.date
-    end: dt.date
+    start: Day
+    end: Day
 
     @model_validator(mode="after")
     def _ordered(self) -> Period:

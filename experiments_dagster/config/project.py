@@ -201,12 +201,17 @@ def _read_experiments(
     folder: Path, platform: Platform, metrics: dict[str, Metric], issues: list[ConfigIssue]
 ) -> dict[str, Experiment]:
     experiments = {}
+    salts: dict[str, str] = {}
     for file in _yaml_files(folder, issues):
         loaded = _read_model(file, ExperimentSpec, issues)
         if loaded is None:
             continue
         spec, yaml_file = loaded
         found = _experiment_issues(spec, yaml_file, platform, metrics)
+        other = salts.setdefault(spec.salt, file.stem)
+        if other != file.stem:
+            rule = f"is the salt of experiment {other!r} too; each experiment needs its own"
+            found.append(yaml_file.issue(("salt",), rule))
         issues.extend(found)
         if not found:
             experiments[file.stem] = resolve_experiment(
@@ -216,20 +221,7 @@ def _read_experiments(
                 exposure_source=spec.exposure.source or platform.sources_of("exposures")[0],
                 timezone=platform.timezone,
             )
-    _refuse_shared_salts(folder, experiments, issues)
     return experiments
-
-
-def _refuse_shared_salts(
-    folder: Path, experiments: dict[str, Experiment], issues: list[ConfigIssue]
-) -> None:
-    first_with: dict[str, str] = {}
-    for slug, experiment in experiments.items():
-        other = first_with.setdefault(experiment.salt, slug)
-        if other != slug:
-            rule = f"has the same salt as experiment {other!r}; each experiment needs its own"
-            file = folder / f"{slug}.yaml"
-            issues.append(ConfigIssue(file=file, line=None, path="salt", rule=rule))
 
 
 def _experiment_issues(
@@ -303,7 +295,7 @@ def _yaml_files(folder: Path, issues: list[ConfigIssue]) -> list[Path]:
     for file in sorted(folder.iterdir()):
         if file.suffix not in (".yaml", ".yml") or file.name.startswith("."):
             continue
-        if file.suffix == ".yml" or not SLUG.match(file.stem):
+        if file.suffix == ".yml" or not SLUG.fullmatch(file.stem):
             rule = f"the file name is the slug and must match {SLUG.pattern} plus .yaml"
             issues.append(ConfigIssue(file=file, line=None, path="", rule=rule))
             continue

@@ -112,6 +112,8 @@ class Experiment(Spec):
         Owner, hypothesis, business and description are left out: editing them changes no number.
         """
         document = self.model_dump(mode="json", exclude={"owner", "spec"}, by_alias=True)
+        # Arms share out the buckets in this order, so that swapping two moves units.
+        document["arms"] = list(self.variants)
         document["salt"] = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
         return document
 

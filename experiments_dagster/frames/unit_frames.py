@@ -127,6 +127,7 @@ def build_unit_frames(
     inputs = {table.path: table.sha256 for _, table in exposure_tables}
     inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
     name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{experiment.plan_hash}"
+    counts = _counts(experiment, all_rows)
     frames = _split(experiment, all_rows)
     validate_user_frame(frames["user_frame"], experiment)
     validate_ratio_frame(frames["ratio_frame"], experiment)
@@ -148,7 +149,7 @@ def build_unit_frames(
         sha256=digests,
         rows=frames["user_frame"].height,
         inputs=inputs,
-        **_counts(experiment, all_rows),
+        **counts,
     )
     if publish:
         pointer = layout.frame("user_frame", experiment.slug) / "current.json"
@@ -206,6 +207,8 @@ def _collect(
         )
         frame = exposures
         for source, files in partials.items():
+            if not files.days:
+                raise ContractError(f"raw/{source}", {"no events have landed": 0})
             metrics = [m for m in experiment.metrics if m.parts[0].source == source]
             totals = window_totals(
                 exposures,
@@ -221,8 +224,14 @@ def _collect(
             if frame is exposures:
                 frame = columns
             else:
-                other = columns.drop("arm", "exposed_at", "n_exposures", "n_arms", strict=False)
-                frame = frame.drop("is_pre_missing").join(other, on="unit", how="inner")
+                other = columns.drop("arm", "exposed_at", "n_exposures", "n_arms").rename(
+                    {"is_pre_missing": "_is_pre_missing"}
+                )
+                frame = (
+                    frame.join(other, on="unit", how="inner")
+                    .with_columns(nw.col("is_pre_missing") & nw.col("_is_pre_missing"))
+                    .drop("_is_pre_missing")
+                )
         collected: pl.DataFrame = frame.sort("unit").to_native().pl()
     return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
 
@@ -237,9 +246,7 @@ def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame
             columns["ratio_frame" if metric.is_ratio else "user_frame"] += [name, f"pre_{name}"]
     if _cap_basis(experiment) is not None:
         columns["user_frame"].append(f"cap_basis_{experiment.primary.name}")
-    return {
-        kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()
-    }
+    return {kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()}
 
 
 def _counts(experiment: Experiment, rows: pl.DataFrame) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import STEP_DAYS, Experiment
 from experiments_dagster.looks.records import Look
+from experiments_dagster.looks.sequential import is_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +71,9 @@ def is_complete(experiment: Experiment, recorded: Sequence[Look]) -> bool:
     """Whether the plan allows no further look: its end was reached, or all alpha is spent."""
     if not recorded:
         return False
-    last = recorded[-1]
-    if last.is_planned_end:
+    if recorded[-1].is_planned_end:
         return True
-    spent = [b.information_fraction >= 1 for b in last.boundaries if b.kind == "success"]
-    return len(spent) == len(experiment.treatments) and all(spent)
+    return all(is_finished(recorded, arm) for arm in experiment.treatments)
 
 
 def next_look(experiment: Experiment, recorded: Sequence[Look], day: dt.date) -> str | None:

@@ -90,7 +90,7 @@ def boundaries(
     rows = []
     for arm in experiment.treatments:
         primary = estimates.results.get((experiment.primary.name, arm))
-        if primary is None:
+        if primary is None or is_finished(earlier, arm):
             continue
         fraction = information_fraction(primary, frozen)
         spending = _Spending(
@@ -108,6 +108,16 @@ def boundaries(
             if row is not None:
                 rows.append(row)
     return rows
+
+
+def is_finished(looks: Sequence[Look], arm: str) -> bool:
+    """Whether an arm has had its last look: planned information reached, all alpha spent."""
+    return any(
+        row.information_fraction >= 1
+        for look in looks
+        for row in look.boundaries
+        if row.arm == arm and row.kind == "success"
+    )
 
 
 def _success(

@@ -36,6 +36,7 @@ from experiments_dagster.looks.sequential import (
     boundaries,
     freeze,
     information_fraction,
+    is_finished,
 )
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.storage.ledger import Ledger
@@ -302,7 +303,7 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
     """What all looks so far, the last one included, say about one arm."""
     now = looks[-1]
     success, success_look = _first_crossing(experiment, arm, looks)
-    low, high = _desired_limits(experiment, arm, now)
+    low, high = _desired_limits(experiment, arm, looks)
     estimable_reasons = {
         f"{effect.metric} ({effect.reason})"
         for effect in now.effects
@@ -324,7 +325,7 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
             GuardrailEvidence(metric=metric.name, state=_guardrail_state(metric.name, arm, looks))  # type: ignore[arg-type]
             for _, metric in experiment.guardrails
         ),
-        is_planned_end=now.is_planned_end,
+        is_planned_end=now.is_planned_end or is_finished(looks, arm),
         information_fraction=now.information_fractions.get(arm),
         low=low,
         high=high,
@@ -358,10 +359,19 @@ def _guardrail_state(metric: str, arm: str, looks: Sequence[Look]) -> str:
     return "open" if rows else "not_estimable"
 
 
+def deciding_look(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Look:
+    """The last look that tested an arm: the newest, unless the arm's plan ended before it."""
+    for look in reversed(looks):
+        if look.boundary(experiment.primary.name, arm) is not None:
+            return look
+    return looks[-1]
+
+
 def _desired_limits(
-    experiment: Experiment, arm: str, look: Look
+    experiment: Experiment, arm: str, looks: Sequence[Look]
 ) -> tuple[float | None, float | None]:
     """The deciding relative interval, mirrored so that positive is desired."""
+    look = deciding_look(experiment, arm, looks)
     row = look.boundary(experiment.primary.name, arm)
     low, high = None, None
     if row is not None and row.is_relative:

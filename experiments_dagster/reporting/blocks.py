@@ -193,7 +193,7 @@ def join_sentences(sentences: Sequence[Cell]) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("experiments_dagster.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -204,4 +204,3 @@ def _environment() -> Environment:
             clean_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         ),
     )
-    return environment

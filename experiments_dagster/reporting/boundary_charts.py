@@ -25,7 +25,7 @@ class _Step:
 def boundary_chart(
     looks: Sequence[Look], experiment: Experiment, arm: str, *, width: int = 780
 ) -> str:
-    """z against the critical values of each look, and the cumulative alpha spent, as SVG.
+    """Z against the critical values of each look, and the cumulative alpha spent, as SVG.
 
     Positive z is the desired direction. Critical values above the scale are cut at its edge.
 
@@ -45,7 +45,7 @@ def boundary_chart(
     right = width - (72 if width < NARROW else 126)
     furthest = max(1.0, *(step.row.information_fraction for step in steps))
     x = Scale(0, furthest, 58, right)
-    z = _z_scale(steps, bottom=300, top=52)
+    z = _z_scale(steps, bottom=302, top=64)
     spent = Scale(0, steps[-1].row.alpha, 420, 338)
     _legend(drawing)
     _regions(drawing, x, z, steps)
@@ -137,7 +137,7 @@ def _z_axis(drawing: Drawing, x: Scale, z: Scale) -> None:
         drawing.line((x.start, z(value)), (x.end, z(value)), stroke=stroke, width=width)
         text = f"{value:g}".replace("-", "−")
         drawing.text((x.start - 8, z(value) + 4), text, anchor="end", size=11.5)
-    drawing.text((x.start - 8, z.end - 10), "z", anchor="end", size=11.5, bold=True)
+    drawing.text((x.start - 8, z.end - 8), "z", anchor="end", size=11.5, bold=True)
     labels = [(z.high, "better", svg.GREEN), (0.0, "zero", svg.MUTED)]
     for value, words, colour in [*labels, (z.low, "worse", svg.RED)]:
         y = min(max(z(value) + 4, z.end + 8), z.start)
@@ -166,7 +166,9 @@ def _spending(drawing: Drawing, x: Scale, spent: Scale, steps: list[_Step]) -> N
     fits = line[-1][0] + 8 + svg.text_width(words, 11.5) < drawing.width - 6
     anchor: svg.Anchor = "start" if fits else "end"
     x_text = line[-1][0] + (8 if fits else -8)
-    drawing.text((x_text, low), words, fill=svg.BLUE, size=11.5, bold=True, anchor=anchor, halo=True)
+    drawing.text(
+        (x_text, low), words, fill=svg.BLUE, size=11.5, bold=True, anchor=anchor, halo=True
+    )
     drawing.text((x.start, spent.end - 9), "cumulative alpha spent", size=11.5)
 
 
@@ -181,7 +183,11 @@ def _information_axis(drawing: Drawing, x: Scale, *, base: float) -> None:
 
 def _legend(drawing: Drawing) -> None:
     x = 18.0
-    for kind, words in (("z", "z at each look"), ("c", "critical value"), ("r", "crossing decides")):
+    for kind, words in (
+        ("z", "z at each look"),
+        ("c", "critical value"),
+        ("r", "crossing decides"),
+    ):
         if kind == "z":
             drawing.dot((x + 7, 25), 4.2)
         elif kind == "c":

@@ -1,4 +1,4 @@
-"""The sections of an experiment report that hold effects: primary, sequential, guardrails, others."""
+"""The sections of an experiment report that hold effects; the primary result and its looks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.records import Boundary, Effect, Look
+from experiments_dagster.looks.records import Effect, Look
 from experiments_dagster.reporting.blocks import (
     PHONE,
     WIDE,
     Block,
     Cell,
-    Facts,
     Heading,
     Paragraph,
     Section,
@@ -23,33 +22,34 @@ from experiments_dagster.reporting.blocks import (
     phrase,
 )
 from experiments_dagster.reporting.charts import boundary_chart, look_trajectory
+from experiments_dagster.reporting.metric_sections import (
+    NAIVE,
+    difference_format,
+    guardrails,
+    level_format,
+    secondary,
+)
 from experiments_dagster.reporting.numbers import (
     DASH,
     Format,
     alpha,
     count,
-    declared,
+    day,
     level,
     lift,
-    missing,
     number,
     p_value,
-    points,
+    reason_words,
     share,
     signed,
 )
-from experiments_dagster.reporting.numbers import day
 from experiments_dagster.reporting.sentences import boundary_note, sequential_limits, truth_sentence
 from experiments_dagster.reporting.trajectory import (
     LookPoint,
     anytime_of,
     deciding_effect,
-    first_crossing,
     look_points,
-    planned_count,
 )
-
-NAIVE = "naive: valid only if this were the only look"
 
 
 def effect_sections(
@@ -59,8 +59,8 @@ def effect_sections(
     parts = [
         ("primary", "Primary result", _primary(looks[-1], experiment)),
         ("sequential", "Looks and alpha ledger", _sequential(looks, experiment)),
-        ("guardrails", "Guardrails", _guardrails(looks, experiment)),
-        ("secondary", "Secondary metrics", _secondary(looks[-1], experiment)),
+        ("guardrails", "Guardrails", guardrails(looks, experiment)),
+        ("secondary", "Secondary metrics", secondary(looks[-1], experiment)),
     ]
     return [
         Section(name=name, title=title, blocks=tuple(blocks), hidden_because=hidden_because)
@@ -86,57 +86,55 @@ def _primary_table(look: Look, experiment: Experiment, arm: str) -> Table:
     reason = effect.reason if effect else "IMMATURE"
     lift_cell = exact(effect.estimate if effect else None, lift, reason)
     rows: list[tuple[Cell, ...]] = [
-        (f"Lift, {kind}", lift_cell, phrase("{}, {}", limits, name), DASH, "decides")
+        (_row_name(f"Lift, {kind}", f"{name}: decides"), lift_cell, limits, DASH)
     ]
     sequence = anytime_of(look, arm)
+    anytime = f"{level(1 - experiment.alpha_per_arm)} confidence sequence"
     if sequence is not None and not name.endswith("sequence"):
         rows.append(
             (
-                f"Lift, {kind}",
+                _row_name(f"Lift, {kind}", f"{anytime}: valid at any time"),
                 lift_cell,
-                phrase(
-                    "{}, {} confidence sequence",
-                    exact_interval(sequence.relative_low, sequence.relative_high, lift),
-                    level(1 - experiment.alpha_per_arm),
-                ),
+                exact_interval(sequence.relative_low, sequence.relative_high, lift),
                 exact(sequence.p_value, p_value),
-                "valid at any time",
             )
         )
     for estimand, label in (("relative_difference", "Lift"), ("difference", "Difference")):
         for adjusted in (True, False) if experiment.adjusts else (False,):
             found = look.effect(metric.name, arm, estimand, adjusted=adjusted)
             if found is not None:
-                shown = lift if label == "Lift" else _difference(metric)
+                shown = lift if label == "Lift" else difference_format(metric)
                 rows.append(_naive_row(found, label, shown))
     unit = f" Differences in {metric.display_unit}." if metric.display_unit else ""
     return Table(
-        header=(metric.name, "estimate", "interval", "p", "how to read it"),
+        header=(metric.name, "estimate", "interval", "p"),
         rows=tuple(rows),
-        align="lrrrl",
+        align="lrrr",
         strong=frozenset({0}),
-        caption=f"{_means(effect, metric)}{unit}",
+        caption=f"{_means(effect, metric)}{unit} {NAIVE}.".strip(),
     )
 
 
 def _naive_row(effect: Effect, label: str, shown: Format) -> tuple[Cell, ...]:
     kind = "adjusted" if effect.is_adjusted else "unadjusted"
     limits = exact_interval(effect.ci_low, effect.ci_high, shown, effect.reason)
-    if effect.confidence_level is not None and effect.ci_low is not None:
-        limits = phrase("{}, {}", limits, level(effect.confidence_level))
+    confidence = f"{level(effect.confidence_level)} " if effect.confidence_level else ""
     return (
-        f"{label}, {kind}",
+        _row_name(f"{label}, {kind}", f"naive {confidence}interval and p"),
         exact(effect.estimate, shown, effect.reason),
         limits if effect.status == "ok" else DASH,
         exact(effect.p_value, p_value),
-        NAIVE,
     )
+
+
+def _row_name(quantity: str, basis: str) -> Cell:
+    return phrase("{}<small>{}</small>", quantity, basis)
 
 
 def _means(effect: Effect | None, metric: Metric) -> str:
     if effect is None or effect.control_mean is None or effect.treatment_mean is None:
         return ""
-    shown = _level(metric)
+    shown = level_format(metric)
     words = (
         f"Observed {'ratio' if metric.is_ratio else 'mean'}: {effect.control} "
         f"{shown(effect.control_mean)}, {effect.arm} {shown(effect.treatment_mean)}."
@@ -180,6 +178,8 @@ def _primary_notes(look: Look, experiment: Experiment, arm: str) -> list[Block]:
 def _sequential(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
     blocks: list[Block] = []
     for arm in experiment.treatments:
+        if len(experiment.treatments) > 1:
+            blocks.append(Heading(words=f"{arm} against {experiment.control}"))
         caption = (
             f"{experiment.primary.name}, {arm}: lift at each look. Cut intervals carry an arrow."
         )
@@ -221,143 +221,26 @@ def _ledger(looks: Sequence[Look], experiment: Experiment, arm: str) -> Block:
             exact(spent[-1].alpha, alpha),
             alpha(max(spent[-1].alpha - spent[-1].alpha_spent, 0.0)),
         )
-    header = ("look", "date", "information", "z", "critical value", "alpha spent", "crossed")
-    return Table(header=header, rows=rows, align="llrrrrl", caption=caption)
+    header: tuple[str, ...] = (
+        "look", "date", "information", "z", "critical value", "alpha spent", "crossed", "note"
+    )  # fmt: skip
+    align = "lnrrrrnl"
+    if not any(row[-1] for row in rows):
+        header, align, rows = header[:-1], align[:-1], tuple(row[:-1] for row in rows)
+    return Table(header=header, rows=rows, align=align, caption=caption)
 
 
 def _ledger_row(point: LookPoint) -> tuple[Cell, ...]:
     row, start = point.boundary, (point.name, day(point.date))
     if row is None:
-        peek = "a peek spends nothing" if point.name == "peek" else point.reason
-        return (*start, DASH, DASH, missing(peek), DASH, DASH)
+        peek = "a peek spends nothing" if point.name == "peek" else reason_words(point.reason)
+        return (*start, *[DASH] * 5, peek)
     return (
         *start,
         exact(row.information_fraction, share),
         exact(row.statistic, signed),
-        exact(row.critical_value, number, row.no_stop_reason),
+        exact(row.critical_value, number),
         exact(row.alpha_spent, alpha),
         {"desired": "yes, better", "undesired": "yes, worse", "none": "no"}[row.crossed],
+        reason_words(row.no_stop_reason),
     )
-
-
-def _guardrails(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
-    if not experiment.guardrails:
-        return []
-    rows = [
-        _guardrail_row(looks, experiment, arm, place)
-        for arm in experiment.treatments
-        for place in range(len(experiment.guardrails))
-    ]
-    caption = (
-        f"One-sided tests against the margin at alpha {alpha(experiment.plan.alpha)} each, spent "
-        "over the looks; the interval is the repeated one of this look."
-    )
-    header = ("guardrail", "arm", "worst allowed", "change", "repeated interval", "z", "state")
-    return [Table(header=header, rows=tuple(rows), align="llrrrrl", caption=caption)]
-
-
-def _guardrail_row(
-    looks: Sequence[Look], experiment: Experiment, arm: str, place: int
-) -> tuple[Cell, ...]:
-    guardrail, metric = experiment.guardrails[place]
-    shown = _difference(metric) if guardrail.absolute else lift
-    sign = -1 if metric.direction == "increase" else 1
-    worst = sign * guardrail.margin
-    estimand = "difference" if guardrail.absolute else "relative_difference"
-    effect = deciding_effect(looks[-1], experiment, metric.name, arm, estimand)  # type: ignore[arg-type]
-    row = looks[-1].boundary(metric.name, arm)
-    limits: Cell = missing("not estimable")
-    statistic: Cell = DASH
-    if row is not None:
-        limits = exact_interval(row.limit_low, row.limit_high, shown, row.no_stop_reason)
-        critical = f" (needs {number(row.critical_value)})" if row.critical_value else ""
-        statistic = phrase("{}{}", exact(row.statistic, signed), critical)
-    return (
-        metric.name,
-        arm,
-        shown(worst) if guardrail.absolute else declared(worst),
-        exact(effect.estimate if effect else None, shown, effect.reason if effect else "IMMATURE"),
-        limits,
-        statistic,
-        _guardrail_state(looks, metric.name, arm, row),
-    )
-
-
-def _guardrail_state(looks: Sequence[Look], metric: str, arm: str, row: Boundary | None) -> str:
-    safe = first_crossing(looks, metric, arm, "desired")
-    if safe is not None:
-        return f"within its margin (shown at look {safe.look})"
-    worse = first_crossing(looks, metric, arm, "undesired")
-    if worse is not None:
-        return f"worse than its margin (shown at look {worse.look})"
-    return "open" if row is not None else "not estimable"
-
-
-def _secondary(look: Look, experiment: Experiment) -> list[Block]:
-    rows: list[tuple[Cell, ...]] = []
-    for metric in experiment.secondary:
-        for arm in experiment.treatments:
-            effect = deciding_effect(look, experiment, metric.name, arm, "relative_difference")
-            if effect is None:
-                rows.append((metric.name, arm, DASH, DASH, missing("IMMATURE"), DASH, DASH))
-                continue
-            shown = _level(metric)
-            rows.append(
-                (
-                    metric.name,
-                    arm,
-                    exact(effect.control_mean, shown),
-                    exact(effect.treatment_mean, shown),
-                    exact(effect.estimate, lift, effect.reason),
-                    exact_interval(effect.ci_low, effect.ci_high, lift, effect.reason)
-                    if effect.status == "ok"
-                    else DASH,
-                    exact(effect.p_value, p_value),
-                )
-            )
-    if not rows:
-        return []
-    words = (
-        "For information only: fixed-horizon, unadjusted for multiplicity. No decision rests on "
-        "these rows."
-    )
-    header = ("metric", "arm", "control", "treatment", "lift", "naive interval", "naive p")
-    naive = f"Intervals at {level(1 - experiment.plan.alpha)}; {NAIVE}."
-    return [
-        Paragraph(words=(words,), tone="muted"),
-        Table(header=header, rows=tuple(rows), align="llrrrrr", caption=naive),
-    ]
-
-
-def information_facts(look: Look, experiment: Experiment) -> Facts:
-    """What the plan aimed at and how much of it is there, for section power."""
-    rows: list[tuple[str, Cell]] = [
-        ("Planned effect (MDE)", f"{declared(experiment.plan.mde)} relative"),
-        ("Power at that effect", share(experiment.plan.power)),
-        ("Alpha", f"{alpha(experiment.plan.alpha)}, {alpha(experiment.alpha_per_arm)} per arm"),
-    ]
-    if look.frozen is None:
-        rows.append(("Planned information", missing("IMMATURE")))
-    else:
-        baseline = exact(look.frozen.baseline, number)
-        rows.append(("Baseline, frozen at the first estimable look", baseline))
-        if look.frozen.cap is not None:
-            rows.append(("Cap per unit, frozen", exact(look.frozen.cap, number)))
-        for arm, planned in look.frozen.planned_information.items():
-            row = look.boundary(experiment.primary.name, arm)
-            observed = exact(row.information, number) if row else missing("no boundary here")
-            reached = exact(row.information_fraction, share) if row else DASH
-            value = phrase("{} of {} planned: {}", observed, exact(planned, number), reached)
-            rows.append((f"Information (1 / variance), {arm}", value))
-    planned_looks = planned_count(experiment)
-    if planned_looks is not None:
-        rows.append(("Looks", f"{look.planned_index} of {planned_looks} planned"))
-    return Facts(rows=tuple(rows))
-
-
-def _level(metric: Metric) -> Format:
-    return share if metric.is_indicator else number
-
-
-def _difference(metric: Metric) -> Format:
-    return points if metric.is_indicator else signed

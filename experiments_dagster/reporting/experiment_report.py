@@ -21,17 +21,20 @@ from experiments_dagster.reporting.blocks import (
     Tile,
     badge_of,
     exact,
+    phrase,
     render,
 )
-from experiments_dagster.reporting.effect_sections import effect_sections, information_facts
+from experiments_dagster.reporting.effect_sections import effect_sections
+from experiments_dagster.reporting.metric_sections import information_facts
 from experiments_dagster.reporting.numbers import (
     DASH,
     alpha,
     count,
     lift,
-    missing,
     moment,
     plural,
+    reason_words,
+    sentence,
     share,
 )
 from experiments_dagster.reporting.plan_sections import (
@@ -73,13 +76,15 @@ def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> s
     look = looks[-1]
     hidden = _hidden_because(look)
     sections = [
-        Section(name="tested", title="What was tested", blocks=tuple(tested(experiment))),
+        Section(name="tested", title="What was tested", blocks=tuple(tested(look, experiment))),
         Section(name="health", title="Health", blocks=tuple(health(looks, experiment))),
         *effect_sections(looks, experiment, hidden_because=hidden),
         Section(name="power", title="Power", blocks=(information_facts(look, experiment),)),
         *business(experiment),
         Section(
-            name="method", title="Method and assumptions", blocks=tuple(method_card(look, experiment))
+            name="method",
+            title="Method and assumptions",
+            blocks=tuple(method_card(look, experiment)),
         ),
         Section(name="lineage", title="Lineage", blocks=tuple(lineage(look, experiment))),
         Section(
@@ -98,7 +103,7 @@ def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> s
             headline=headline(look),
             reasons=_reasons(look, experiment, is_hidden=bool(hidden)),
             tiles=_tiles(look, experiment, is_hidden=bool(hidden)),
-            notes=tuple(_notes(look)),
+            notes=tuple(_notes(look, experiment)),
             sections=tuple(sections),
             footer=f"Generated from look {look.look_id} by experiments_dagster "
             f"{look.code_version}. Plan {look.plan_hash}.",
@@ -127,11 +132,11 @@ def _meta(look: Look, experiment: Experiment) -> tuple[str, ...]:
 
 
 def _reasons(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Cell, ...]:
-    rows: list[Cell] = []
-    for decision in look.decisions:
-        if decision.arm == look.arm:
-            sentence = decision.reason[:1].upper() + decision.reason[1:]
-            rows.append(f"{sentence}. Decided by {deciding_clause(decision)}.")
+    rows: list[Cell] = [
+        f"{sentence(decision.reason)} Decided by {deciding_clause(decision)}."
+        for decision in look.decisions
+        if decision.arm == look.arm
+    ]
     if not is_hidden:
         rows.append(effect_sentence(look, experiment, look.arm))
     return tuple(rows)
@@ -140,7 +145,7 @@ def _reasons(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Ce
 def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile, ...]:
     exposed = sum(look.n_exposed.values())
     units = Tile(
-        label=f"Exposed {experiment.unit} units",
+        label=f"Units exposed ({experiment.unit})",
         value=count(exposed),
         detail=f"{count(look.n_mature.get(experiment.primary.name, 0))} with a closed window",
     )
@@ -151,18 +156,16 @@ def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile
     effect = deciding_effect(look, experiment, metric, look.arm, "relative_difference")
     row = look.boundary(metric, look.arm)
     name, limits = sequential_limits(look, experiment, look.arm)
+    is_known = effect is not None and effect.status == "ok"
+    reason = effect.reason if effect else "IMMATURE"
     tiles = [
         Tile(
             label=f"Lift of {metric} ({direction_words(experiment)})",
-            value=exact(effect.estimate, lift) if effect and effect.estimate is not None else DASH,
-            detail=limits if effect and effect.status == "ok" else missing(
-                effect.reason if effect else "IMMATURE"
-            ),
+            value=exact(effect.estimate, lift) if effect and is_known else DASH,
+            detail=phrase("{}, {}", limits, name) if is_known else reason_words(reason),
         ),
         units,
-    ]  # fmt: skip
-    if effect is not None and effect.status == "ok":
-        tiles[0] = Tile(label=tiles[0].label, value=tiles[0].value, detail=_named(limits, name))
+    ]
     if row is not None:
         tiles.append(
             Tile(
@@ -181,8 +184,14 @@ def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile
     return tuple(tiles)
 
 
-def _notes(look: Look) -> list[Block]:
+def _notes(look: Look, experiment: Experiment) -> list[Block]:
     notes: list[Block] = []
+    if look.plan_hash != experiment.plan_hash:
+        words = (
+            f"The configuration has changed since this look: plan {experiment.plan_hash} now, "
+            f"{look.plan_hash} then. Names and margins on this page are those of now."
+        )
+        notes.append(Paragraph(words=(words,), tone="warning"))
     if look.look is None:
         words = (
             "This is an unplanned peek: it is not recorded and spends no alpha. Only the "
@@ -195,16 +204,15 @@ def _notes(look: Look) -> list[Block]:
         notes.append(Paragraph(words=(words,), tone="warning"))
     if len(look.decisions) > 1:
         rows = tuple(
-            (d.arm, badge_of(d.verdict).words, deciding_clause(d), d.reason) for d in look.decisions
+            (
+                d.arm,
+                badge_of(d.verdict).words,
+                phrase("{}<small>{}</small>", d.reason, deciding_clause(d)),
+            )
+            for d in look.decisions
         )
         strong = frozenset(k for k, d in enumerate(look.decisions) if d.arm == look.arm)
-        header = ("arm", "verdict", "decided by", "why")
+        header = ("arm", "verdict", "why")
         caption = f"{plural(len(rows), 'treatment arm')}; the marked one stands for the experiment."
-        notes.append(Table(header=header, rows=rows, align="lllw", caption=caption, strong=strong))
+        notes.append(Table(header=header, rows=rows, align="nnw", caption=caption, strong=strong))
     return notes
-
-
-def _named(limits: Cell, name: str) -> Cell:
-    from experiments_dagster.reporting.blocks import phrase
-
-    return phrase("{}, {}", limits, name)

@@ -70,9 +70,9 @@ def impact_chart(
     _legend(drawing, level(confidence_level))
     tops = [TOP + k * (PANEL + GAP) for k in range(3)]
     suffix = f" ({unit})" if unit else ""
-    _panel(drawing, x, tops[0], f"observed and counterfactual{suffix}", points, _levels)
-    _panel(drawing, x, tops[1], f"difference per step{suffix}", points, _effects)
-    _panel(drawing, x, tops[2], f"cumulative difference{suffix}", points, _cumulative)
+    _panel(drawing, x, tops[0], f"observed and counterfactual{suffix}", points, pick=_levels)
+    _panel(drawing, x, tops[1], f"difference per step{suffix}", points, pick=_effects)
+    _panel(drawing, x, tops[2], f"cumulative difference{suffix}", points, pick=_cumulative)
     at = x(x.clip(intervention.toordinal() - 0.5))
     drawing.line((at, TOP - 8), (at, bottom), stroke=svg.RED, width=1.3, dash="4 4")
     is_left = at > width / 2
@@ -117,6 +117,7 @@ def _panel(
     top: float,
     name: str,
     points: Sequence[ImpactPoint],
+    *,
     pick: Callable[[ImpactPoint], _Triple | None],
 ) -> None:
     is_level = pick is _levels
@@ -164,9 +165,7 @@ def _dates(drawing: Drawing, x: Scale, points: Sequence[ImpactPoint], base: floa
         drawing.line((at, base), (at, base + 4), stroke=svg.EDGE)
         drawing.text((at, base + 18), words, anchor="middle", size=11)
     years = sorted({points[0].date.year, points[-1].date.year})
-    drawing.text(
-        (x.end, base + 36), "–".join(str(year) for year in years), anchor="end", size=11
-    )
+    drawing.text((x.end, base + 36), "–".join(str(year) for year in years), anchor="end", size=11)
 
 
 def _legend(drawing: Drawing, confidence: str) -> None:

@@ -171,9 +171,7 @@ def _reference_lines(
     if last is not None and not _has_room(axes, last):
         assert last.estimate is not None
         labels.append((axes.y(last.estimate), lift(last.estimate), svg.INK, True))
-    placed = svg.spread(
-        [y for y, *_ in labels], gap=15, low=axes.y.end + 4, high=axes.y.start - 4
-    )
+    placed = svg.spread([y for y, *_ in labels], gap=15, low=axes.y.end + 4, high=axes.y.start - 4)
     for y, (_, words, colour, bold) in zip(placed, labels, strict=True):
         drawing.text((axes.x.end + 8, y + 4), words, fill=colour, size=11.5, bold=bold)
 

@@ -22,7 +22,7 @@ LOOK_REASONS = {
     "INFORMATION_DECREASED": "no more information than at an earlier look",
 }
 _SMALLEST_P, _SMALLEST_ALPHA = 0.001, 0.0001
-_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-6, 1e15
+_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e15
 _LARGEST_PLAIN_E = 1e6
 # Control characters are illegal in XML; direction overrides make text read as something else.
 _UNPRINTABLE = re.compile(
@@ -51,7 +51,7 @@ def number(value: float, *, signed: bool = False) -> str:
         return "0"
     size = abs(value)
     if not _SMALLEST_PLAIN <= size < _LARGEST_PLAIN:
-        text = f"{size:.{SIGNIFICANT_DIGITS - 1}e}"
+        text = re.sub(r"e([+-])0*", r"e\1", f"{size:.{SIGNIFICANT_DIGITS - 1}e}")
     else:
         # Rounded first, so that 9.996 becomes 10.0 and not 10.00.
         rounded = float(f"{size:.{SIGNIFICANT_DIGITS}g}")
@@ -83,6 +83,13 @@ def declared(value: float) -> str:
     """A relative effect that somebody wrote down: no digits are added, such as +5%."""
     percent = f"{100 * value:+.6g}%".replace("-", MINUS)
     return "0%" if value == 0 else percent
+
+
+def probability(value: float) -> str:
+    """A probability that is never rounded to certainty."""
+    if value > 1 - _SMALLEST_P:
+        return "> 99.9%"
+    return "< 0.1%" if value < _SMALLEST_P else share(value)
 
 
 def points(value: float) -> str:
@@ -170,6 +177,14 @@ def moment(instant: str, zone: str) -> str:
 def local_date(instant: str, zone: str) -> dt.date:
     """The day of an ISO instant in a time zone."""
     return dt.datetime.fromisoformat(instant).astimezone(ZoneInfo(zone)).date()
+
+
+def sentence(words: str) -> str:
+    """A capital letter, unless a name comes first, and one full stop."""
+    first = words.split(" ", 1)[0]
+    is_name = "_" in first or first.endswith(":")
+    text = words if is_name else words[:1].upper() + words[1:]
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def plural(number_of: int, noun: str) -> str:

@@ -18,6 +18,7 @@ from experiments_dagster.reporting.blocks import (
     Section,
     Table,
     exact,
+    phrase,
 )
 from experiments_dagster.reporting.numbers import (
     DASH,
@@ -29,7 +30,6 @@ from experiments_dagster.reporting.numbers import (
     level,
     moment,
     number,
-    optional,
     plural,
     points,
     share,
@@ -49,7 +49,7 @@ METHODS = {
 MAX_HASH = 12
 
 
-def tested(experiment: Experiment) -> list[Block]:
+def tested(look: Look, experiment: Experiment) -> list[Block]:
     """Hypothesis, arms, dates, metric and plan."""
     zone = ZoneInfo(experiment.timezone)
     start, end = experiment.starts_at.astimezone(zone), experiment.ends_at.astimezone(zone)
@@ -57,12 +57,12 @@ def tested(experiment: Experiment) -> list[Block]:
     facts: list[tuple[str, Cell]] = [("Hypothesis", hypothesis.primary)]
     facts += [("Secondary hypothesis", words) for words in hypothesis.secondary]
     facts += [
-        ("Exposures", f"from {day(start.date())} to {day(end.date())} (not included), "
-                      f"{experiment.timezone}"),
+        ("Exposures", (f"from {day(start.date())} to {day(end.date())} (not included), "
+                      f"{experiment.timezone}")),
         ("Randomised unit", experiment.unit),
         ("Primary metric", _metric_words(experiment)),
         ("Looks", design_words(experiment)),
-        ("Plan hash", experiment.plan_hash),
+        ("Plan hash", look.plan_hash),
     ]  # fmt: skip
     if experiment.minimum_effect is not None:
         facts.insert(-2, ("Minimum effect that matters", declared(experiment.minimum_effect)))
@@ -100,8 +100,8 @@ def health(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
     blocks.append(_sample_ratio(looks, experiment))
     rows = tuple(_check_row(check) for check in look.checks)
     if rows:
-        header = ("check", "result", "value", "threshold", "what was found")
-        blocks.append(Table(header=header, rows=rows, align="llrrw"))
+        header = ("check", "result", "what was found")
+        blocks.append(Table(header=header, rows=rows, align="nnw"))
     blocks.append(_maturity(look, experiment))
     return blocks
 
@@ -110,9 +110,12 @@ def _check_row(check: Check) -> tuple[Cell, ...]:
     return (
         check.name,
         check_state(check),
-        exact(check.value, number),
-        optional(check.threshold, number),
-        check.message,
+        phrase(
+            "{}<small>value {}, limit {}</small>",
+            check.message,
+            exact(check.value, number),
+            exact(check.threshold, alpha),
+        ),
     )
 
 
@@ -122,20 +125,15 @@ def _sample_ratio(looks: Sequence[Look], experiment: Experiment) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for arm, planned in experiment.variants.items():
         observed = look.n_exposed.get(arm, 0)
-        found: Cell = DASH
-        gap: Cell = DASH
-        if total:
-            found, gap = share(observed / total), points(observed / total - planned)
-        rows.append(
-            (arm, count(observed), number(planned * total), found, share(planned), gap)
-        )
+        gap = points(observed / total - planned) if total else DASH
+        rows.append((arm, count(observed), number(planned * total), gap))
     largest = max(found.log_e_sample_ratio for found in looks)
     caption = (
         f"Sample ratio. Largest e-value against the planned shares so far: {e_value(largest)}; "
         "100 or more blocks."
     )
-    header = ("arm", "observed units", "expected units", "observed share", "planned share", "gap")
-    return Table(header=header, rows=tuple(rows), align="lrrrrr", caption=caption)
+    header = ("arm", "observed units", "expected units", "gap in share")
+    return Table(header=header, rows=tuple(rows), align="lrrr", caption=caption)
 
 
 def _maturity(look: Look, experiment: Experiment) -> Facts:
@@ -143,11 +141,13 @@ def _maturity(look: Look, experiment: Experiment) -> Facts:
     rows: list[tuple[str, Cell]] = [
         ("Units seen in two arms", f"{count(sum(look.n_multi_arm.values()))}, left out and counted")
     ]
+    alike: dict[int, list[str]] = {}
     for metric in experiment.metrics:
-        mature = look.n_mature.get(metric.name)
-        if mature is not None:
-            waiting = f"{count(mature)} closed, {count(max(exposed - mature, 0))} still open"
-            rows.append((f"Windows of {metric.name}", waiting))
+        if metric.name in look.n_mature:
+            alike.setdefault(look.n_mature[metric.name], []).append(metric.name)
+    for mature, names in alike.items():
+        waiting = f"{count(mature)} closed, {count(max(exposed - mature, 0))} still open"
+        rows.append(("Windows of units", f"{waiting} ({', '.join(names)})"))
     return Facts(rows=tuple(rows))
 
 
@@ -176,33 +176,51 @@ def _plain(value: float) -> str:
 
 def method_card(look: Look, experiment: Experiment) -> list[Block]:
     """The methods and variance formulas of the rows, and what they assume."""
-    seen: dict[tuple[str, ...], set[str]] = {}
+    formulas: dict[tuple[str, str], dict[str, str]] = {}
+    names: dict[tuple[str, str], set[str]] = {}
     for effect in look.effects:
-        key = (effect.method, effect.variance_formula or "", effect.inference)
-        seen.setdefault(key, set()).add(effect.metric)
+        key = (effect.method, effect.inference)
+        if effect.variance_formula:
+            label = "lift" if effect.estimand == "relative_difference" else "difference"
+            formulas.setdefault(key, {})[label] = effect.variance_formula
+        names.setdefault(key, set()).add(effect.metric)
     rows = tuple(
-        (METHODS.get(method, method), method, formula or DASH, inference, ", ".join(sorted(names)))
-        for (method, formula, inference), names in sorted(seen.items())
+        (
+            METHODS.get(method, method),
+            method,
+            ", ".join(f"{label}: {name}" for label, name in formulas.get(key, {}).items()) or DASH,
+            inference.replace("_", " "),
+            ", ".join(sorted(names[key])),
+        )
+        for key in sorted(names)
+        for method, inference in [key]
     )
     header = ("method", "name in the rows", "variance formula", "inference", "metrics")
-    table = Table(header=header, rows=rows, align="lllll")
+    table = Table(header=header, rows=rows, align="lnlnl")
     return [table, Bullets(items=tuple(_assumptions(experiment)))]
 
 
 def _assumptions(experiment: Experiment) -> list[Cell]:
     metric = experiment.primary
     rows: list[Cell] = [
-        f"No interference: the arm of one {experiment.unit} does not change the outcome of "
-        "another. The data cannot show this in general; it is assumed.",
-        f"The unit of analysis is the unit of randomisation ({experiment.unit}); the first "
-        "exposure counts and units seen in two arms are left out.",
-        f"Complete cohorts: a unit counts when all {metric.end_day} days of its window are "
-        "observed; later ones are still open.",
+        (
+            f"No interference: the arm of one {experiment.unit} does not change the outcome of "
+            "another. The data cannot show this in general; it is assumed."
+        ),
+        (
+            f"The unit of analysis is the unit of randomisation ({experiment.unit}); the first "
+            "exposure counts and units seen in two arms are left out."
+        ),
+        (
+            f"Complete cohorts: a unit counts when all {metric.end_day} days of its window are "
+            "observed; later ones are still open."
+        ),
     ]
     if experiment.adjusts:
         rows.append(
-            f"The covariates are the same measures in the {experiment.plan.estimator.covariate_days}"
-            " days before exposure, which the arm cannot have changed."
+            "The covariates are the same measures in the "
+            f"{experiment.plan.estimator.covariate_days} days before exposure, which the arm "
+            "cannot have changed."
         )
     if experiment.is_group_sequential:
         rows.append(
@@ -232,7 +250,10 @@ def lineage(look: Look, experiment: Experiment) -> list[Block]:
     facts: list[tuple[str, Cell]] = [
         ("Look", look.look_id),
         ("As of", f"{moment(look.as_of, experiment.timezone)} {experiment.timezone}"),
-        ("Data complete up to", f"{moment(look.horizon, experiment.timezone)} {experiment.timezone}"),
+        (
+            "Data complete up to",
+            f"{moment(look.horizon, experiment.timezone)} {experiment.timezone}",
+        ),
         ("Cut-off", f"batch {look.cutoff}"),
         ("Plan hash", look.plan_hash),
         ("Code version", look.code_version),
@@ -240,12 +261,6 @@ def lineage(look: Look, experiment: Experiment) -> list[Block]:
     ]
     facts += [(f"Hash of {name}", digest[:MAX_HASH]) for name, digest in look.frames.items()]
     blocks: list[Block] = [Facts(rows=tuple(facts))]
-    if look.plan_hash != experiment.plan_hash:
-        words = (
-            f"The configuration has changed since this look: plan {experiment.plan_hash} now, "
-            f"{look.plan_hash} then. Names and margins on this page are those of now."
-        )
-        blocks.append(Paragraph(words=(words,), tone="warning"))
     if look.look is None:
         words = "A peek is not recorded; it cannot be reproduced by number."
         blocks.append(Paragraph(words=(words,), tone="muted"))

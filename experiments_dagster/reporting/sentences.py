@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.calendar import is_complete, next_look
 from experiments_dagster.looks.records import ArmDecision, Boundary, Look
 from experiments_dagster.reporting.blocks import Cell, exact, exact_interval, phrase
 from experiments_dagster.reporting.numbers import level, lift, local_date, missing
@@ -49,11 +48,11 @@ def effect_sentence(look: Look, experiment: Experiment, arm: str) -> Cell:
         return phrase("{}, {}: lift not estimable {}.", arm, metric, missing(reason))
     name, limits = sequential_limits(look, experiment, arm)
     return phrase(
-        "{}: {} is {} against {}; {} {}.",
-        arm,
+        "Estimated lift of {}, {} against {}: {}; {} {}.",
         metric,
-        exact(effect.estimate, lift),
+        arm,
         experiment.control,
+        exact(effect.estimate, lift),
         name,
         limits,
     )
@@ -96,11 +95,11 @@ def truth_sentence(look: Look, experiment: Experiment, arm: str) -> Cell | None:
     shown = exact(truth, lift)
     row = look.boundary(experiment.primary.name, arm)
     if row is not None and row.is_relative and row.limit_low is not None:
-        low, high, name = row.limit_low, row.limit_high, "repeated interval"
+        low: float | None = row.limit_low
+        high, name = row.limit_high, "repeated interval"
     else:
-        sequence = anytime_of(look, arm)
+        sequence, name = anytime_of(look, arm), "confidence sequence"
         low, high = (sequence.relative_low, sequence.relative_high) if sequence else (None, None)
-        name = "confidence sequence"
     if low is None or high is None:
         return phrase("The true lift is known: {}.", shown)
     place = "inside" if low <= truth <= high else "outside"
@@ -126,8 +125,10 @@ def _verdict_steps(look: Look, experiment: Experiment, looks: Sequence[Look]) ->
         return [
             phrase("Find the cause of {} before anything else.", failed or "the failed check"),
             "Do not use the effects of this look, not even their sign.",
-            "When the cause is fixed, start the next phase with a new salt: mixing the two "
-            "populations keeps the bias.",
+            (
+                "When the cause is fixed, start the next phase with a new salt: mixing the two "
+                "populations keeps the bias."
+            ),
         ]
     if look.verdict == "SHIP":
         return _ship_steps(look, experiment)
@@ -136,25 +137,34 @@ def _verdict_steps(look: Look, experiment: Experiment, looks: Sequence[Look]) ->
     if look.verdict == "PENDING":
         return _wait_steps(look, experiment, looks)
     if look.verdict == "INCOMPLETE":
-        missing_parts = sorted({part for d in look.decisions for part in d.missing})
-        return [
-            phrase("Make these estimable: {}.", "; ".join(missing_parts) or look.reason),
-            "Then take the look again; nothing was decided.",
-        ]
-    if look.verdict == "EXPLORATORY":
-        return ["Treat the effects as ideas; test them in a new phase with a plan of its own."]
-    return [
+        return _incomplete_steps(look)
+    steps: list[Cell] = [
         "Leave the control in place: neither an effect nor its absence is shown.",
-        "Continuing past the planned end needs a plan reserved in advance, or a new phase with "
-        "more units or a larger minimum effect.",
+        (
+            "Continuing past the planned end needs a plan reserved in advance, or a new phase with "
+            "more units or a larger minimum effect."
+        ),
+    ]
+    if look.verdict == "EXPLORATORY":
+        steps = ["Treat the effects as ideas; test them in a new phase with a plan of its own."]
+    return steps
+
+
+def _incomplete_steps(look: Look) -> list[Cell]:
+    lacking = sorted({part for decision in look.decisions for part in decision.missing})
+    return [
+        phrase("Make these estimable: {}.", "; ".join(lacking) or look.reason),
+        "Then take the look again; nothing was decided.",
     ]
 
 
 def _ship_steps(look: Look, experiment: Experiment) -> list[Cell]:
     steps: list[Cell] = [
         phrase("Roll out {} and end the assignment of new units.", look.arm),
-        "Expect the size of the effect to be somewhat smaller than estimated: an estimate at a "
-        "crossed boundary is biased away from zero. Plan with the interval.",
+        (
+            "Expect the size of the effect to be somewhat smaller than estimated: an estimate at a "
+            "crossed boundary is biased away from zero. Plan with the interval."
+        ),
     ]
     others = [d.arm for d in look.decisions if d.arm != look.arm and d.verdict == "PENDING"]
     if others:
@@ -179,6 +189,9 @@ def _stop_steps(look: Look) -> list[Cell]:
 
 
 def _wait_steps(look: Look, experiment: Experiment, looks: Sequence[Look]) -> list[Cell]:
+    # Here and not above: the calendar brings the whole estimation path with it.
+    from experiments_dagster.looks.calendar import is_complete, next_look
+
     recorded = [found for found in looks if found.look is not None]
     due = next_look(experiment, recorded, local_date(look.as_of, experiment.timezone))
     steps: list[Cell] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from xml.sax.saxutils import escape
@@ -91,7 +91,13 @@ class Drawing:
         self._add("rect", box, {"fill": fill, "stroke": stroke})
 
     def dot(
-        self, centre: Point, radius: float, *, fill: str = INK, stroke: str = PAPER, width: float = 1
+        self,
+        centre: Point,
+        radius: float,
+        *,
+        fill: str = INK,
+        stroke: str = PAPER,
+        width: float = 1,
     ) -> None:
         """A circle."""
         self._add(
@@ -144,7 +150,7 @@ class Drawing:
         )
 
     def _add(
-        self, name: str, places: dict[str, float | str], style: dict[str, str] | None = None
+        self, name: str, places: Mapping[str, float | str], style: dict[str, str] | None = None
     ) -> None:
         self.parts.append(f"<{name}{_attributes(places, style or {})}/>")
 
@@ -194,7 +200,7 @@ def _path(points: Sequence[Point]) -> str:
     return " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
 
 
-def _attributes(places: dict[str, float | str], style: dict[str, str]) -> str:
+def _attributes(places: Mapping[str, float | str], style: dict[str, str]) -> str:
     written = {k: v if isinstance(v, str) else _number(v) for k, v in places.items()} | style
     return "".join(f' {name}="{value}"' for name, value in written.items())
 

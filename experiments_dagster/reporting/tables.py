@@ -35,20 +35,18 @@ _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp|javascript|data)(:)|\b(www)(\
 
 
 def escape_markdown(text: str) -> str:
-    """Text that shows as typed in a markdown cell: no HTML, emphasis, code, cell or link.
+    r"""Text that shows as typed in a markdown cell: no HTML, emphasis, code, cell or link.
 
     Examples:
         >>> escape_markdown("a < b & c | `d`")
-        'a &lt; b &amp; c \\\\| \\\\`d\\\\`'
+        'a &lt; b &amp; c \\| \\`d\\`'
         >>> escape_markdown("conversion_7d rose by 2.5% (look 3)")
         'conversion_7d rose by 2.5% (look 3)'
     """
     plain = clean_text(text)
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = _UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\1", plain))
-    return _LINK.sub(
-        lambda m: f"{m[1] or m[3]}{WORD_JOINER}{m[2] or m[4]}", plain
-    )
+    return _LINK.sub(lambda m: f"{m[1] or m[3]}{WORD_JOINER}{m[2] or m[4]}", plain)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str) -> str:
@@ -177,9 +175,7 @@ def checks_table(look: Look) -> str:
          optional(check.threshold, number), check.message]
         for check in ordered
     ]  # fmt: skip
-    return markdown_table(
-        ("check", "result", "value", "threshold", "message"), rows, align="llrrl"
-    )
+    return markdown_table(("check", "result", "value", "threshold", "message"), rows, align="llrrl")
 
 
 def check_state(check: Check) -> str:

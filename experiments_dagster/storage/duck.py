@@ -7,6 +7,7 @@ Python variables are invisible to SQL. See https://duckdb.org/docs/stable/operat
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import polars as pl
 from experiments_dagster.config.platform import Platform
 from experiments_dagster.storage.layout import Layout
 
+logger = logging.getLogger(__name__)
+
 
 class Duck:
     """A locked-down in-memory connection."""
@@ -26,7 +29,8 @@ class Duck:
 
     def query(self, sql: str, **params: Any) -> pl.DataFrame:
         """Rows of a SELECT; values travel as parameters `$name`."""
-        return self.connection.sql(sql, params=params or None).pl()
+        rows: pl.DataFrame = self.connection.sql(sql, params=params or None).pl()
+        return rows
 
     def execute(self, sql: str, **params: Any) -> None:
         """A statement without rows."""
@@ -55,13 +59,17 @@ def connect(
         platform: Memory limit and threads.
         layout: The storage root; its spill folder takes what does not fit in memory.
         folders: Further folders that may be read.
-        attach: Users' DuckDB files, attached read-only under the given names.
+        attach: Users' DuckDB files, attached read-only under the given names. One that is
+            damaged or open elsewhere for writing is left out.
     """
     layout.spill.mkdir(parents=True, exist_ok=True)
     allowed = ", ".join(quote_text(f"{folder}/") for folder in (layout.root, *folders))
     with duckdb.connect(":memory:") as connection:
         for name, path in (attach or {}).items():
-            connection.execute(f"ATTACH {quote_text(str(path))} AS {name} (READ_ONLY)")
+            try:
+                connection.execute(f"ATTACH {quote_text(str(path))} AS {name} (READ_ONLY)")
+            except duckdb.Error as error:
+                logger.warning("not attached path=%s error=%s", path, type(error).__name__)
         for statement in (
             "SET python_enable_replacements=false",
             "SET allow_community_extensions=false",

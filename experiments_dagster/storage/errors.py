@@ -1,9 +1,9 @@
 """What can be wrong with stored data.
 
-    StorageError                     base; exit code 4 on the command line
-    ├── DataDamagedError             a file is not what the manifest or ledger says
-    ├── BusyError                    another process holds the lock
-    └── ContractError                a table breaks its contract (exit code 3)
+StorageError                     base; exit code 4 on the command line
+├── DataDamagedError             a file is not what the manifest or ledger says
+├── BusyError                    another process holds the lock
+└── ContractError                a table breaks its contract (exit code 3)
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ from experiments_dagster.storage.manifest import (
 from experiments_dagster.storage.normalise import (
     FileRefusedError,
     read_columns,
-    select_exposures,
     select_events,
+    select_exposures,
 )
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,9 @@ class Lander:
             landing = _SourceLanding(self, name, now)
             candidates = landing.candidates(problems)
             if candidates:
-                sources[name] = landing.land(candidates, problems)
+                landed = landing.land(candidates, problems)
+                if landed.files:
+                    sources[name] = landed
         if not sources:
             return LandingReport(batch=None, problems=tuple(problems))
         batch = self.manifest.commit(
@@ -153,18 +155,27 @@ class Lander:
 
 
 def has_new_files(project: Project, manifest: Manifest) -> bool:
-    """Whether any source has a file that no batch has registered (by path, size and time)."""
+    """Whether any source has a file that no batch has registered (by path, size and time).
+
+    A landed file that changed is not new: landing names it and lands nothing from it.
+    """
     for name, source in project.platform.sources.items():
         known = manifest.known_files(name)
         for path in _incoming_paths(project.folder, source):
-            stat = path.stat()
             record = known.get(_registered_name(project.folder, path))
-            if record is None or (record.size, record.modified_ns) != (
-                stat.st_size,
-                stat.st_mtime_ns,
-            ):
+            may_land_again = record is None or record.error or source.table
+            if may_land_again and not _is_registered(record, path):
                 return True
     return False
+
+
+def _is_registered(record: IncomingFile | None, path: Path) -> bool:
+    """Whether a file has the size and time it was recorded with."""
+    stat = path.stat()
+    return record is not None and (record.size, record.modified_ns) == (
+        stat.st_size,
+        stat.st_mtime_ns,
+    )
 
 
 def _incoming_paths(folder: Path, source: EventSource | ExposureSource) -> list[Path]:
@@ -174,8 +185,8 @@ def _incoming_paths(folder: Path, source: EventSource | ExposureSource) -> list[
     assert source.path is not None
     pattern = Path(source.path)
     if pattern.is_absolute():
-        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-    return sorted(path for path in folder.glob(source.path) if path.is_file())
+        folder, pattern = Path(pattern.anchor), pattern.relative_to(pattern.anchor)
+    return sorted(path for path in folder.glob(str(pattern)) if path.is_file())
 
 
 def _registered_name(folder: Path, path: Path) -> str:
@@ -209,21 +220,20 @@ class _SourceLanding:
         self.columns: list[str] = []
 
     def candidates(self, problems: list[str]) -> list[_Candidate]:
-        """Files without a record, or set aside earlier and changed since."""
+        """Files without a record, and those set aside earlier: the cause may be mended by now."""
         known = self.manifest.known_files(self.name)
         found = []
         for path in _incoming_paths(self.project.folder, self.source):
             registered = _registered_name(self.project.folder, path)
             record, stat = known.get(registered), path.stat()
-            if record is not None and (record.size, record.modified_ns) == (
-                stat.st_size,
-                stat.st_mtime_ns,
-            ):
+            if record is not None and record.error is not None:
+                record = None
+            if _is_registered(record, path):
                 continue
             digest = sha256_file(path)
             if record is not None and record.sha256 == digest:
                 continue
-            if record is not None and record.error is None and self.source.table is None:
+            if record is not None and self.source.table is None:
                 problems.append(
                     f"{path}: content changed after landing "
                     f"(SHA-256 {record.sha256[:12]}... is now {digest[:12]}...). "
@@ -243,24 +253,35 @@ class _SourceLanding:
 
     def land(self, candidates: list[_Candidate], problems: list[str]) -> SourceBatch:
         """Read, check and deduplicate; publish the kept and the quarantined rows."""
-        files = [self._stage(index, item, problems) for index, item in enumerate(candidates)]
+        files: list[dict[str, Any]] = []
+        for item in candidates:
+            files.append(self._stage(files, item, problems))
         table = None
         if self.columns:
             self._mark_duplicates()
             table = self._publish()
             self._count(files)
             self.duck.execute("DROP TABLE incoming")
-        return SourceBatch(files=tuple(IncomingFile(**record) for record in files), table=table)
+        known = self.manifest.known_files(self.name)
+        records = [IncomingFile(**record) for record in files]
+        # A file that is set aside again for the same reason needs no second record.
+        changed = tuple(record for record in records if record != known.get(record.path))
+        return SourceBatch(files=changed, table=table)
 
-    def _stage(self, index: int, item: _Candidate, problems: list[str]) -> dict[str, Any]:
+    def _stage(
+        self, staged_before: list[dict[str, Any]], item: _Candidate, problems: list[str]
+    ) -> dict[str, Any]:
         """Put one file's rows into `incoming` and return what is known of the file."""
+        index = len(staged_before)
         record: dict[str, Any] = {
             "path": item.name,
             "sha256": item.sha256,
             "size": item.size,
             "modified_ns": item.modified_ns,
         }
-        landed = [f for f in self.manifest.known_files(self.name).values() if f.error is None]
+        known = self.manifest.known_files(self.name).values()
+        landed = [file for file in known if file.error is None]
+        landed += [IncomingFile(**file) for file in staged_before if "error" not in file]
         same = next((f for f in landed if f.sha256 == item.sha256), None)
         if same is not None and self.source.table is None:
             rows = same.rows_in
@@ -271,7 +292,9 @@ class _SourceLanding:
             }
         expected = next((f.columns for f in landed if f.columns), None)
         try:
-            reader, columns = read_columns(self.duck, self.source, self._alias(), item.path, expected)
+            reader, columns = read_columns(
+                self.duck, self.source, self._alias(), item.path, expected
+            )
             select = select_events if isinstance(self.source, EventSource) else select_exposures
             zone = self.project.platform.timezone
             self._insert(select(self.source, reader, columns, zone, self.now), index)  # type: ignore[arg-type]

@@ -37,7 +37,8 @@ HINT = "restore the ledger from your backup; no look is taken until it is whole"
 class Ledger:
     """The files of one experiment phase, read and verified by `refresh`.
 
-    `looks` are the recorded looks in order, `reserved` an unfinished reservation.
+    `looks` are the recorded looks in order, `heads` the hashes of their files, `reserved` an
+    unfinished reservation.
     """
 
     layout: Layout
@@ -47,6 +48,7 @@ class Ledger:
     looks: list[dict[str, Any]] = field(default_factory=list)
     reserved: dict[str, Any] | None = None
     head: str = ""
+    heads: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -65,20 +67,28 @@ class Ledger:
             DataDamagedError: A file is missing, cut, changed or out of order.
         """
         self.plan, self.looks, self.reserved, self.head = None, [], None, ""
+        self.heads = []
         kinds = ("plan", "reserved", "recorded")
         files = self.folder.glob("[0-9]*.*.json")
         for path in sorted(files, key=lambda p: (p.name[:6], kinds.index(p.name.split(".")[1]))):
             self._append(path)
-        recorded = len(self.looks)
-        known = sorted(self.twins.glob("[0-9]*.json"))
-        if len(known) > recorded:
-            lost = len(known) - recorded
-            raise DataDamagedError(self.folder, f"{lost} recorded looks are missing", HINT)
-        if known and recorded == len(known) and self.reserved is None:
-            twin = json.loads(known[-1].read_bytes())
-            if twin["ledger_head"] != self.head:
-                raise DataDamagedError(self.folder, "the last look is not the one shown", HINT)
+        self._compare_twin()
         return self
+
+    def _compare_twin(self) -> None:
+        """Notice that the end of the chain is lost or changed, which the chain cannot."""
+        newest = max(self.twins.glob("[0-9]*.json"), default=None)
+        if newest is None:
+            return
+        try:
+            number, head = int(newest.stem), json.loads(newest.read_bytes())["ledger_head"]
+        except (ValueError, KeyError, TypeError):
+            raise DataDamagedError(newest, "is not the twin of a recorded look", HINT) from None
+        if number > len(self.looks):
+            rule = f"{number} looks were recorded, {len(self.looks)} are here"
+            raise DataDamagedError(self.folder, rule, HINT)
+        if head != self.heads[number - 1]:
+            raise DataDamagedError(self.folder, f"look {number} is not the one shown", HINT)
 
     def _append(self, path: Path) -> None:
         content = path.read_bytes()
@@ -99,6 +109,7 @@ class Ledger:
             self.reserved = document["look"]
         else:
             self.looks.append(document["look"])
+            self.heads.append(self.head)
             self.reserved = None
 
     def _next_name(self, kind: str) -> str:
@@ -119,6 +130,7 @@ class Ledger:
 
         with exclusive(self.folder / ".lock", message):
             self.refresh()
+            self.write_twin()  # a run may have died between the record and its twin
             yield
 
     def freeze_plan(self, plan: dict[str, Any]) -> None:

@@ -4,6 +4,9 @@ Landed events: unit, occurred_at (UTC, naive), event, event_id, value, event_day
 day_start, day_end (UTC, naive), then properties. Landed exposures: unit, occurred_at,
 experiment, variant, event_id (made from the row), then properties.
 
+A time with a zone or offset is an instant. A naive one needs the zone that the source declares;
+in text (CSV) both may stand, and each value is judged by itself.
+
 The schema is taken from the file's own footer or header and compared with the first landed file
 of the source before any value is read: readers that cast silently round money.
 """
@@ -24,6 +27,7 @@ INTEGERS |= {"UINTEGER", "UBIGINT"}
 TIMES = re.compile(r"^(TIMESTAMP(_S|_MS|_NS)?|DATE|TIMESTAMP WITH TIME ZONE|TIMESTAMP_NS WITH .*)$")
 OLDEST = dt.datetime(2000, 1, 1)  # noqa: DTZ001  compared with naive UTC columns
 TEXT = "VARCHAR"
+OFFSET = r"[0-9]:[0-9]{2}(\.[0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
 class FileRefusedError(ValueError):
@@ -61,6 +65,9 @@ def read_columns(
     try:
         described = duck.query(f"SELECT column_name, column_type FROM (DESCRIBE FROM {reader})")
     except duckdb.Error as error:
+        if source.table is not None:
+            rule = f"table {source.table!r} cannot be read: no such table, or the database is "
+            raise FileRefusedError(rule + "damaged or open elsewhere for writing") from None
         raise FileRefusedError(f"cannot be read: {_first_sentence(error)}") from None
     types = dict(described.select("column_name", "column_type").iter_rows())
     mapped = {}
@@ -103,9 +110,7 @@ def select_events(
         {_properties(source.properties)} FROM {reader}"""
     judged = f"SELECT * EXCLUDE (_number, _given), {_case(rules)} AS reason FROM ({roles})"
     local_day = f"timezone({quote_text(zone)}, occurred_at AT TIME ZONE 'UTC')::DATE"
-    boundary = "timezone('UTC', timezone({zone}, (event_day + {plus})::TIMESTAMP))"
-    start = boundary.format(zone=quote_text(zone), plus=0)
-    end = boundary.format(zone=quote_text(zone), plus=1)
+    start, end = (_midnight(f"(event_day + {plus})::TIMESTAMP", zone) for plus in (0, 1))
     return f"""SELECT *, {start} AS day_start, {end} AS day_end
         FROM (SELECT *, {local_day} AS event_day FROM ({judged}))"""
 
@@ -117,7 +122,9 @@ def select_exposures(
     del zone
     columns = source.columns
     experiment = (
-        _text(columns.experiment) if columns.experiment else quote_text(source.experiment_name or "")
+        _text(columns.experiment)
+        if columns.experiment
+        else quote_text(source.experiment_name or "")
     )
     rules = [
         *_common_rules(now),
@@ -151,23 +158,24 @@ def _check_type(role: str, column: str, found: str, *, is_csv: bool) -> None:
         raise FileRefusedError(f"column {column!r} ({role}) is {found}, need text or integers")
 
 
-def _check_csv_values(
-    duck: Duck, source: EventSource | ExposureSource, reader: str
-) -> None:
+def _check_csv_values(duck: Duck, source: EventSource | ExposureSource, reader: str) -> None:
     """Refuse a CSV whose lines are ragged or whose times or numbers do not parse."""
-    casts = {source.columns.timestamp: "TIMESTAMP"}
+    rules = [(source.columns.timestamp, "is not a TIMESTAMP", "try_cast(v AS TIMESTAMP) IS NULL")]
+    if source.timezone is None:
+        rule = "has no time zone; declare `timezone` for the source"
+        rules.append((source.columns.timestamp, rule, f"NOT {_has_offset('v')}"))
     if isinstance(source, EventSource) and source.columns.value is not None:
-        casts[source.columns.value] = "DOUBLE"
+        rules.append((source.columns.value, "is not a DOUBLE", "try_cast(v AS DOUBLE) IS NULL"))
     try:
-        for column, kind in casts.items():
-            name = quote_name(column)
+        for column, rule, is_bad in rules:
             bad = duck.query(
                 f"""SELECT min(line) AS line FROM (
-                    SELECT row_number() OVER () + 1 AS line, {name} AS v FROM {reader})
-                WHERE v IS NOT NULL AND try_cast(v AS {kind}) IS NULL"""
+                    SELECT row_number() OVER () + 1 AS line, {quote_name(column)} AS v
+                    FROM {reader})
+                WHERE v IS NOT NULL AND {is_bad}"""
             )["line"][0]
             if bad is not None:
-                raise FileRefusedError(f"line {bad}: column {column!r} is not a {kind}")
+                raise FileRefusedError(f"line {bad}: column {column!r} {rule}")
     except duckdb.Error as error:
         line = re.search(r"[Ll]ine:? (\d+)", str(error))
         where = f"line {line.group(1)}: " if line else ""
@@ -203,7 +211,9 @@ def _text(column: str) -> str:
 
 
 def _properties(properties: dict[str, str]) -> str:
-    return "".join(f", {_text(column)} AS {quote_name(name)}" for name, column in properties.items())
+    return "".join(
+        f", {_text(column)} AS {quote_name(name)}" for name, column in properties.items()
+    )
 
 
 def _time(column: str, found: str, zone: str | None) -> str:
@@ -211,8 +221,30 @@ def _time(column: str, found: str, zone: str | None) -> str:
     name = quote_name(column)
     if "WITH TIME ZONE" in found:
         return f"timezone('UTC', {name})"
+    if found == TEXT:
+        # Lines that are neither were refused by `_check_csv_values`.
+        instant = f"timezone('UTC', {name}::TIMESTAMPTZ)"
+        if zone is None:
+            return instant
+        local = f"timezone('UTC', timezone({quote_text(zone)}, {name}::TIMESTAMP))"
+        return f"CASE WHEN {_has_offset(name)} THEN {instant} ELSE {local} END"
     if zone is None:
         raise FileRefusedError(
             f"column {column!r} (timestamp) has no time zone; declare `timezone` for the source"
         )
     return f"timezone('UTC', timezone({quote_text(zone)}, {name}::TIMESTAMP))"
+
+
+def _midnight(local: str, zone: str) -> str:
+    """The instant of a local midnight in naive UTC; the first where the clock shows it twice.
+
+    DuckDB takes the second, an hour too late (Havana and the Azores set clocks back to 0:00).
+    """
+    instant, quoted = f"timezone('UTC', timezone({quote_text(zone)}, {local}))", quote_text(zone)
+    hour_before = f"{instant} - INTERVAL 1 HOUR"
+    shown = f"timezone({quoted}, ({hour_before}) AT TIME ZONE 'UTC')"
+    return f"CASE WHEN {shown} = {local} THEN {hour_before} ELSE {instant} END"
+
+
+def _has_offset(name: str) -> str:
+    return f"regexp_matches({name}, {quote_text(OFFSET)})"

@@ -1,7 +1,5 @@
 """frames/daily_series and results/causal_impact: interventions without randomisation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -10,7 +8,7 @@ from experiments_dagster.automation.partitions import INTERVENTIONS, all_days
 from experiments_dagster.checks.specs import DAILY_SERIES, check_spec, contract_result
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import estimate_intervention, write_impact
-from experiments_dagster.interventions.report import impact_svg, publish_intervention_report
+from experiments_dagster.interventions.report import impact_svg
 from experiments_dagster.reporting.charts import data_uri
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
@@ -37,7 +35,7 @@ CONTRACT = "daily_series_contract"
 )
 def daily_series(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Totals per day of the treated units and of all others."""
     project = experiments.load()
     manifest = experiments.manifest(project)
@@ -66,7 +64,7 @@ def daily_series(
 )
 def causal_impact(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Observed against a structural time series with full predictive uncertainty."""
     project = experiments.load()
     manifest = experiments.manifest(project)
@@ -74,7 +72,6 @@ def causal_impact(
     series = read_daily_series(manifest.layout, intervention.slug)
     result = estimate_intervention(intervention, series)
     document = write_impact(manifest.layout, result)
-    report = publish_intervention_report(manifest.layout, result)
     total, average = document["total"], document["average"]
     return dg.MaterializeResult(
         metadata={
@@ -84,7 +81,6 @@ def causal_impact(
             "p_value": round(document["p_value"], 4),
             "placebo_p_value": document["placebo_p_value"],
             "impact": dg.MetadataValue.md(f"![impact]({data_uri(impact_svg(result))})"),
-            "report": dg.MetadataValue.path(str(report)),
             "warnings": "; ".join(document["warnings"]) or "none",
             "cutoff": document["cutoff"],
         }

@@ -1,7 +1,5 @@
 """results/cuped: plain and covariate-adjusted effects of every metric and arm."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from experiments_dagster.automation.partitions import EXPERIMENTS
@@ -21,7 +19,7 @@ from experiments_dagster.resources.project import ExperimentsProject
 )
 def cuped(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Differences and lifts with intervals, unadjusted and by Lin regression (HC2)."""
     project = experiments.load()
     experiment = project.experiments[context.partition_key]

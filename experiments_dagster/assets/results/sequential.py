@@ -1,7 +1,5 @@
 """results/sequential: the planned look that is due, or a peek; recorded in the ledger."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from experiments_dagster.automation.partitions import EXPERIMENTS
@@ -32,7 +30,7 @@ from experiments_dagster.resources.project import ExperimentsProject
 )
 def sequential(
     context: dg.AssetExecutionContext, experiments: ExperimentsProject
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Boundaries and spending of the planned look that is due; else a peek that spends nothing."""
     project = experiments.load()
     experiment = project.experiments[context.partition_key]

@@ -1,0 +1,43 @@
+# Everything a fresh machine needs is Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test dev check calibrate lock clean help
+
+help:
+	@echo "make demo    install, run the main job on real data, print the verdicts"
+	@echo "make test    install, run all tests"
+	@echo "make dev     install, open the Dagster UI on http://127.0.0.1:3000"
+	@echo "make check   format, lint, types, doctests, lock files"
+
+$(INSTALLED): pyproject.toml requirements-all.lock requirements-uv.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-all.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/experiments demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+dev: $(INSTALLED)
+	$(BIN)/experiments dev
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --doctest-modules --pyargs experiments_dagster -p no:cacheprovider
+
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras pyproject.toml -o requirements-all.lock
+	grep -A 40 '^uv==' requirements-all.lock | sed -n '1p;2,40{/^    --hash/p;/^[a-z]/q}' > requirements-uv.lock
+
+clean:
+	rm -rf .demo .venv
