@@ -1,0 +1,1 @@
+"""Partitions, jobs, schedules and sensors; decisions lie in pure functions."""

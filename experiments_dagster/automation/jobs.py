@@ -5,8 +5,13 @@ from __future__ import annotations
 import dagster as dg
 
 from experiments_dagster.automation.partitions import ARRIVAL_DAYS, EXPERIMENTS, INTERVENTIONS
-from experiments_dagster.checks.specs import DAILY_SERIES, RATIO_FRAME, SEQUENTIAL, USER_FRAME
-from experiments_dagster.checks.specs import VERDICT
+from experiments_dagster.checks.specs import (
+    DAILY_SERIES,
+    RATIO_FRAME,
+    SEQUENTIAL,
+    USER_FRAME,
+    VERDICT,
+)
 
 ingest_day = dg.define_asset_job(
     "ingest_day",

@@ -18,7 +18,13 @@ import dagster as dg
 from experiments_dagster.assets.clock import LookConfig, as_of_instant
 from experiments_dagster.assets.decisions import verdict_metadata
 from experiments_dagster.assets.raw import LANDING_HEALTH, landing_health
-from experiments_dagster.checks.specs import RAW_EVENTS, SEQUENTIAL, VERDICT, look_health
+from experiments_dagster.checks.specs import (
+    LOOK_HEALTH,
+    RAW_EVENTS,
+    SEQUENTIAL,
+    VERDICT,
+    look_health,
+)
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.plan import PlanChangedError
@@ -30,6 +36,7 @@ from experiments_dagster.storage.errors import ContractError, StorageError
 from experiments_dagster.storage.landing import land
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, Manifest
+
 # Exit codes of the command line for what stopped an experiment.
 CRASH_CODE, CONFIG_CODE, CONTRACT_CODE, DAMAGED_CODE = 1, 2, 3, 4
 
@@ -68,7 +75,7 @@ def take_looks(
         as_of = as_of_instant(experiment, config)
         try:
             failure = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
-        except Exception as error:  # noqa: BLE001  whatever it is, the others get their look
+        except Exception as error:
             context.log.exception(f"{slug} crashed")
             # Only the kind: the message of an unforeseen error may hold raw values.
             failure = {"code": CRASH_CODE, "message": f"crashed with {type(error).__name__}"}
@@ -93,15 +100,14 @@ def _take_one(
     try:
         attempt = take_look(project, manifest, experiment, as_of=as_of)
     except PlanChangedError as error:
-        context.log_event(
-            dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(SEQUENTIAL),
-                check_name="look_health",
-                passed=False,
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=str(error),
-                partition=experiment.slug,
-            )
+        _log_check(
+            context,
+            SEQUENTIAL,
+            experiment.slug,
+            check_name=LOOK_HEALTH,
+            passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=str(error),
         )
         return {"code": CONFIG_CODE, "message": str(error)}
     except StorageError as error:
@@ -117,15 +123,14 @@ def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[d
     """Name landed files that are damaged; looks that need none of them go on."""
     failures = []
     for batch, error in manifest.damaged():
-        context.log_event(
-            dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(RAW_EVENTS),
-                check_name=LANDING_HEALTH,
-                passed=False,
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=str(error),
-                partition=str(batch.arrival_day),
-            )
+        _log_check(
+            context,
+            RAW_EVENTS,
+            str(batch.arrival_day),
+            check_name=LANDING_HEALTH,
+            passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=str(error),
         )
         failures.append({"subject": "landed data", "code": DAMAGED_CODE, "message": str(error)})
     return failures
@@ -144,15 +149,14 @@ def _land(context: dg.OpExecutionContext, project: Project) -> set[int]:
     if report.batch is None and not report.problems:
         return set()
     health = landing_health(report)
-    context.log_event(
-        dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(RAW_EVENTS),
-            check_name=LANDING_HEALTH,
-            passed=health.passed,
-            severity=health.severity,
-            description=health.description,
-            partition=str(day),
-        )
+    _log_check(
+        context,
+        RAW_EVENTS,
+        str(day),
+        check_name=LANDING_HEALTH,
+        passed=health.passed,
+        severity=health.severity,
+        description=health.description,
     )
     return {report.batch.sequence} if report.batch else set()
 
@@ -170,11 +174,7 @@ def _publish(
     publish_verdict(ledger, look)
     looks = recorded_looks(ledger) or [look]
     if attempt.is_new or attempt.is_peek:
-        context.log_event(
-            dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(SEQUENTIAL), partition=experiment.slug, **look_health(look)
-            )
-        )
+        _log_check(context, SEQUENTIAL, experiment.slug, **look_health(look))
     if attempt.is_new and not look.is_blocked:
         metadata = verdict_metadata(experiment, looks, draw=draw)
         context.log_event(
@@ -182,6 +182,15 @@ def _publish(
         )
     if draw:
         publish_report(manifest.layout, experiment, ledger)
+
+
+def _log_check(
+    context: dg.OpExecutionContext, asset: list[str], partition: str, **result: Any
+) -> None:
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset), partition=partition, **result
+    )
+    context.log_event(evaluation)  # type: ignore[arg-type]  # the hint lags behind
 
 
 def _report_batches(

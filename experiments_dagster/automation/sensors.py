@@ -8,9 +8,9 @@ from experiments_dagster.automation.jobs import ingest_day
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.automation.partitions import EXPERIMENTS, INTERVENTIONS
 from experiments_dagster.config.project import Project
+from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
 from experiments_dagster.looks.take import open_ledger, present_fraction, recorded_looks
-from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.landing import has_new_files
 from experiments_dagster.storage.manifest import Manifest
@@ -49,9 +49,7 @@ def on_config_change(
     return dg.SkipReason(f"registered {', '.join(added)}" if added else "nothing new")
 
 
-@dg.sensor(
-    name="on_new_files", job=ingest_day, minimum_interval_seconds=60, default_status=RUNNING
-)
+@dg.sensor(name="on_new_files", job=ingest_day, minimum_interval_seconds=60, default_status=RUNNING)
 def on_new_files(
     context: dg.SensorEvaluationContext, experiments: ExperimentsProject
 ) -> dg.RunRequest | dg.SkipReason:

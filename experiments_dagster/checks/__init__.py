@@ -1,0 +1,1 @@
+"""Specs and results of asset checks."""

@@ -53,7 +53,9 @@ def boundaries(
             return
         from rich.table import Table
 
-        table = Table(title=f"{design}, alpha {alpha:g}, {sides}-sided", title_justify="left", box=None)
+        table = Table(
+            title=f"{design}, alpha {alpha:g}, {sides}-sided", title_justify="left", box=None
+        )
         for name in ("information", "critical value", "nominal level (one-sided)", "alpha spent"):
             table.add_column(name, justify="right")
         rows = zip(
@@ -82,7 +84,9 @@ def compare(
     numerator: Annotated[str | None, typer.Option(help="Column, for ratios.")] = None,
     denominator: Annotated[str | None, typer.Option(help="Column, for ratios.")] = None,
     covariates: Annotated[str, typer.Option(help="Pre-period columns, such as a,b.")] = "",
-    treatment: Annotated[list[str] | None, typer.Option(help="Arms; all others when left out.")] = None,
+    treatment: Annotated[
+        list[str] | None, typer.Option(help="Arms; all others when left out.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="welch, pooled_z, lin or pooled_theta.")
     ] = None,

@@ -80,7 +80,7 @@ def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
 
 @app.callback()
 def _root(
-    version: Annotated[  # noqa: ARG001  handled by its callback
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
@@ -149,7 +149,9 @@ def init(
 
 @app.command()
 def run(
-    slugs: Annotated[list[str] | None, typer.Argument(help="Experiments; all when left out.")] = None,
+    slugs: Annotated[
+        list[str] | None, typer.Argument(help="Experiments; all when left out.")
+    ] = None,
     as_of: Annotated[
         dt.datetime | None,
         typer.Option("--as-of", formats=["%Y-%m-%d"], help="Look as of this day, 00:00 local."),
@@ -165,9 +167,7 @@ def run(
             from experiments_dagster.cli.runs import Runner
 
             runner = Runner(project)
-            failures = runner.take_looks(
-                slugs, as_of=as_of.date() if as_of else None, land=True
-            )
+            failures = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
             for intervention in [] if slugs else project.interventions:
                 failures += runner.estimate(intervention)
             runner.deliver_alerts()
@@ -193,7 +193,10 @@ def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) ->
     out.print()
     for line in reason_lines(document):
         out.print(line, markup=False, soft_wrap=True)
-    reports = [report_path(layout, slug) for slug in (slugs or [*project.experiments, *project.interventions])]
+    reports = [
+        report_path(layout, slug)
+        for slug in (slugs or [*project.experiments, *project.interventions])
+    ]
     for path in reports:
         if path.exists():
             out.print(f"report: {path}", markup=False, soft_wrap=True)
@@ -310,8 +313,6 @@ def doctor(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
                 mark = "[green]ok[/]" if finding["ok"] else "[red]damaged[/]"
                 out.print(f"{mark}  {finding['subject']}: {finding['message']}", soft_wrap=True)
         raise typer.Exit(DAMAGED if problems else OK)
-
-
 
 
 @app.command()

@@ -79,21 +79,7 @@ def compare_file(
     Raises:
         ValueError: A flag, column or arm does not fit; a value is missing.
     """
-    if kind not in METHODS:
-        msg = f"--kind {kind!r}: must be one of {', '.join(METHODS)}"
-        raise ValueError(msg)
-    method = method or ("lin" if covariates else DEFAULT_METHOD[kind])
-    if method not in METHODS[kind]:
-        msg = f"--method {method!r} does not fit --kind {kind}; use {', '.join(METHODS[kind])}"
-        raise ValueError(msg)
-    needed = 2 if kind == "ratio" else 1
-    if len(columns) != needed:
-        wanted = "--numerator and --denominator" if needed > 1 else "--value"
-        msg = f"--kind {kind} needs {wanted}"
-        raise ValueError(msg)
-    if (method in ("lin", "pooled_theta")) != bool(covariates):
-        msg = f"--method {method} " + ("takes no" if covariates else "needs") + " --covariates"
-        raise ValueError(msg)
+    method = _checked_method(kind, method, columns, covariates)
     table = read_table(path, [group, *columns, *covariates]).with_columns(
         pl.col(group).cast(pl.String)
     )
@@ -125,6 +111,28 @@ def compare_file(
     return rows
 
 
+def _checked_method(
+    kind: str, method: str | None, columns: Sequence[str], covariates: Sequence[str]
+) -> str:
+    """The method to use, after flags that do not fit together are refused."""
+    if kind not in METHODS:
+        msg = f"--kind {kind!r}: must be one of {', '.join(METHODS)}"
+        raise ValueError(msg)
+    method = method or ("lin" if covariates else DEFAULT_METHOD[kind])
+    if method not in METHODS[kind]:
+        msg = f"--method {method!r} does not fit --kind {kind}; use {', '.join(METHODS[kind])}"
+        raise ValueError(msg)
+    needed = 2 if kind == "ratio" else 1
+    if len(columns) != needed:
+        wanted = "--numerator and --denominator" if needed > 1 else "--value"
+        msg = f"--kind {kind} needs {wanted}"
+        raise ValueError(msg)
+    if (method in ("lin", "pooled_theta")) != bool(covariates):
+        msg = f"--method {method} " + ("takes no" if covariates else "needs") + " --covariates"
+        raise ValueError(msg)
+    return method
+
+
 def _contrast(
     pair: pl.DataFrame,
     is_treated: NDArray[np.bool_],
@@ -148,9 +156,7 @@ def _contrast(
             return compare_ratios_adjusted(
                 values[0], values[1], is_treated, matrix, names=names, alpha=alpha
             ).adjusted
-        return compare_adjusted(
-            values[0], is_treated, matrix, names=names, alpha=alpha
-        ).adjusted
+        return compare_adjusted(values[0], is_treated, matrix, names=names, alpha=alpha).adjusted
     if kind == "ratio":
         control, treated = _moments(is_treated, numerator=values[0], denominator=values[1])
         return compare_ratios(control, treated, alpha=alpha)

@@ -48,7 +48,7 @@ def run_demo(project: Project, *, as_json: bool = False) -> None:
     started = time.monotonic()
     with progress("reading 1.47M grocery transactions") as status:
         replay = Replay(project)
-        replay.run(lambda text: status.update(text))
+        replay.run(status.update)
     layout = Layout(project.storage)
     manifest = Manifest(layout).refresh()
     document = status_document(project, manifest)
@@ -67,7 +67,9 @@ def run_demo(project: Project, *, as_json: bool = False) -> None:
     home = dagster_home(project.folder, project.storage)["DAGSTER_HOME"]
     err.print(
         f"{manifest.head} batches, {replay.looks_taken} looks taken in this run, "
-        f"{time.monotonic() - started:.0f} s. `make dev` opens the Dagster UI on {_shown(Path(home))}."
+        f"{time.monotonic() - started:.0f} s. `make dev` opens the Dagster UI on "
+        f"{_shown(Path(home))}.",
+        soft_wrap=True,
     )
 
 
@@ -99,9 +101,7 @@ class Replay:
             follow_up_days=simulated.primary.end_day,
             seed=SHOP_SEED,
         )
-        exposures = pl.concat(
-            [grocery.exposures, shop.exposures.select(grocery.exposures.columns)]
-        )
+        exposures = pl.concat([grocery.exposures, shop.exposures.select(grocery.exposures.columns)])
         self.tables = {
             "grocery_events": grocery.events,
             "simulated_events": shop.events,
@@ -122,9 +122,7 @@ class Replay:
         """Land history, replay the days, take the looks and estimate the interventions."""
         manifest = Manifest(self.layout).refresh()
         landed = {batch.arrival_day for batch in manifest.batches}
-        look_dates = {
-            day for e in self.project.experiments.values() for day in e.planned_looks()
-        }
+        look_dates = {day for e in self.project.experiments.values() for day in e.planned_looks()}
         before = self.first_day - dt.timedelta(days=1)
         new_days = [day for day in _days(before, LAST_DAY) if day not in landed]
         # Read-only questions first: a replay that has nothing to do starts nothing.
@@ -153,9 +151,7 @@ class Replay:
                     }
                     write_incoming(self.incoming, "history", history)
                 else:
-                    tables = {
-                        name: days[(day,)] for name, days in by_day.items() if (day,) in days
-                    }
+                    tables = {name: days[(day,)] for name, days in by_day.items() if (day,) in days}
                     write_incoming(self.incoming, str(day), tables)
                 unreported += self._land(lander, day, is_history=day == before)
         self._estimate(tell)
@@ -176,9 +172,7 @@ class Replay:
         """Experiments with a look due on a day, by the same rule as the schedule."""
         return due_experiments(self.project, manifest, _midday(day))
 
-    def _look(
-        self, manifest: Manifest, day: dt.date, batches: list[int], *, is_last: bool
-    ) -> None:
+    def _look(self, manifest: Manifest, day: dt.date, batches: list[int], *, is_last: bool) -> None:
         due = self._due(manifest, day)
         if not due:
             return

@@ -37,7 +37,9 @@ VALUE_NAMES = (
 EXPERIMENT_NAMES = ("experiment", "experiment_id", "experiment_name", "experiment_key", "test")
 VARIANT_NAMES = ("variant", "variation", "variant_id", "variation_id", "arm", "group", "bucket")
 CONTROL_NAMES = ("control", "baseline", "holdout", "off", "a", "0", "default")
-SUCCESS = re.compile(r"purchase|order|convert|conversion|subscri|signup|sign_up|buy|pay", re.I)
+SUCCESS = re.compile(
+    r"purchase|order|convert|conversion|subscri|signup|sign_up|buy|pay", re.IGNORECASE
+)
 MAX_EVENTS = 5
 WORKSPACE = """\
 load_from:
@@ -129,8 +131,8 @@ def _inspect(folder: Path, paths: Sequence[Path], guess: Any) -> _Input:
     name = resolved[0].name if len(resolved) == 1 else f"*{resolved[0].suffix}"
     draft = _Input(paths=resolved, pattern=str(shown / name), types={}, roles={})
     try:
-        rows = duckdb.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM {draft.reader})")
-        types = dict(rows.fetchall())
+        rows = _rows(f"SELECT column_name, column_type FROM (DESCRIBE FROM {draft.reader})")
+        types = dict(rows)
     except duckdb.Error as error:
         msg = f"{resolved[0]}: cannot be read ({type(error).__name__})"
         raise ValueError(msg) from None
@@ -201,17 +203,15 @@ class _Facts:
         self.events = events
         at = exposures.column("timestamp")
         name = exposures.column("experiment") if "experiment" in exposures.roles else "'experiment'"
-        rows = duckdb.sql(
+        rows = _rows(
             f"""SELECT {name}::VARCHAR AS experiment, {exposures.column("variant")}::VARCHAR AS arm,
                 min({at})::TIMESTAMP AS first_at, max({at})::TIMESTAMP AS last_at
             FROM {exposures.reader} GROUP BY ALL HAVING arm IS NOT NULL ORDER BY ALL"""
-        ).fetchall()
+        )
         self.experiments: dict[str, list[tuple[str, dt.datetime, dt.datetime]]] = {}
         for experiment, arm, first, last in rows:
             self.experiments.setdefault(str(experiment), []).append((arm, first, last))
-        self.experiments = {
-            name: arms for name, arms in self.experiments.items() if len(arms) > 1
-        }
+        self.experiments = {name: arms for name, arms in self.experiments.items() if len(arms) > 1}
         if not self.experiments:
             msg = f"{exposures.paths[0]}: no experiment with two or more variants"
             raise ValueError(msg)
@@ -226,17 +226,17 @@ class _Facts:
     def _event_span(self) -> tuple[dt.datetime, dt.datetime]:
         at = self.events.column("timestamp")
         query = f"SELECT min({at})::TIMESTAMP, max({at})::TIMESTAMP FROM {self.events.reader}"
-        first, last = duckdb.sql(query).fetchall()[0]
+        first, last = _rows(query)[0]
         return first, last
 
     def _event_kinds(self) -> list[tuple[str, bool]]:
         """The commonest events, and whether they carry values."""
         event = self.events.column("event") if "event" in self.events.roles else "'event'"
         value = self.events.column("value") if "value" in self.events.roles else "NULL"
-        rows = duckdb.sql(
+        rows = _rows(
             f"""SELECT {event}::VARCHAR, count({value}) > 0 FROM {self.events.reader}
             WHERE {event} IS NOT NULL GROUP BY ALL ORDER BY count(*) DESC, 1 LIMIT {MAX_EVENTS}"""
-        ).fetchall()
+        )
         return [(str(name), bool(valued)) for name, valued in rows]
 
     @property
@@ -269,7 +269,9 @@ def _platform(events: _Input, exposures: _Input, timezone: str) -> str:
 def _source(kind: str, source: _Input, timezone: str, event_name: str | None) -> list[str]:
     lines = [f"  {kind}:", f"    kind: {kind}", f"    path: {_quoted(source.pattern)}"]
     if "TIME ZONE" not in source.types[source.roles["timestamp"]]:
-        lines.append(f"    timezone: {timezone}    # what timestamps without a zone mean: check this")
+        lines.append(
+            f"    timezone: {timezone}    # what timestamps without a zone mean: check this"
+        )
     lines.append("    columns:")
     lines += [f"      {role}: {_quoted(column)}" for role, column in source.roles.items()]
     if event_name:
@@ -280,8 +282,11 @@ def _source(kind: str, source: _Input, timezone: str, event_name: str | None) ->
 
 
 def _metrics(facts: _Facts) -> str:
-    lines = ["# Each metric once. Windows count from each unit's own first exposure.",
-             "schema_version: 1", "metrics:"]
+    lines = [
+        "# Each metric once. Windows count from each unit's own first exposure.",
+        "schema_version: 1",
+        "metrics:",
+    ]
     for event, is_valued in facts.event_kinds:
         name = _column(event)
         shared = [f"    event: {_quoted(event)}", f"    window_days: {facts.window_days}"]
@@ -306,8 +311,8 @@ def _experiment(facts: _Facts, name: str) -> str:
     slug = _slug(name)
     return "\n".join(
         [
-            f"# Started by `experiments init` from the exposures of {name!r}. Check every line: the",
-            "# plan is frozen when the first look is taken.",
+            f"# Started by `experiments init` from the exposures of {name!r}. Check every line:",
+            "# the plan is frozen when the first look is taken.",
             "schema_version: 1",
             "owner: team:experimentation",
             'hypothesis: {primary: "Say what you expect, and why"}',
@@ -353,6 +358,15 @@ def _column(event: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    if re.match(r"^[A-Za-z_./][A-Za-z0-9_./-]*$", text) and text.lower() not in ("null", "true", "false"):
+    if re.match(r"^[A-Za-z_./][A-Za-z0-9_./-]*$", text) and text.lower() not in (
+        "null",
+        "true",
+        "false",
+    ):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _rows(query: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(":memory:") as connection:
+        return connection.execute(query).fetchall()

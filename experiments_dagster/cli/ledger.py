@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from experiments_dagster.config.resolve import Experiment
@@ -54,17 +55,17 @@ def ledger_table(document: dict[str, Any]) -> Table:
     for name in ("look", "as of", "hypothesis"):
         table.add_column(name, no_wrap=True)
     for name in ("information", "spent before", "spent", "boundary", "z"):
-        table.add_column(name, justify="right")
-    table.add_column("crossed")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("crossed", no_wrap=True)
     for row in document["rows"]:
         critical = row["critical_value"]
         table.add_row(
             str(row["look"]),
             row["as_of"][:10],
-            f"{row['kind']} {row['metric']} / {row['arm']}",
+            escape(f"{row['kind']} {row['metric']} / {row['arm']}"),
             f"{row['information_fraction']:.3f}",
-            f"{row['alpha_spent_before']:.2e}",
-            f"{row['alpha_spent']:.2e}",
+            f"{row['alpha_spent_before']:.5f}",
+            f"{row['alpha_spent']:.5f}",
             "none" if critical is None else f"{critical:.3f}",
             f"{row['statistic']:+.2f}",
             row["crossed"],

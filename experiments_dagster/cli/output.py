@@ -1,6 +1,6 @@
 """What the command line shares: tables and JSON on stdout, everything else on stderr, exit codes.
 
-    0 fine    2 usage or configuration    3 contract    4 data or storage damaged    5 not estimable
+0 fine    2 usage or configuration    3 contract    4 data or storage damaged    5 not estimable
 """
 
 from __future__ import annotations

@@ -45,7 +45,11 @@ def reproduction_table(result: Reproduction) -> Table:
             label,
             repr(seen.estimate) if seen.estimate is not None else str(seen.reason),
             repr(again.estimate) if again.estimate is not None else str(again.reason),
-            "yes" if seen == again else "[yellow]to rounding[/]" if not result.differences else "NO",
+            "yes"
+            if seen == again
+            else "[yellow]to rounding[/]"
+            if not result.differences
+            else "NO",
         )
     for line in result.differences[:20]:
         table.add_row("[red]differs[/]", "", line)

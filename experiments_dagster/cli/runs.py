@@ -102,14 +102,10 @@ class Runner:
 
     def deliver_alerts(self) -> None:
         """Turn finished runs into alerts and try to deliver all that wait."""
-        process_finished_runs(
-            self.instance, Outbox(self.layout.outbox), self.project.channels
-        )
+        process_finished_runs(self.instance, Outbox(self.layout.outbox), self.project.channels)
 
 
-def _failures(
-    result: dg.ExecuteInProcessResult, subject: str = "run"
-) -> list[dict[str, Any]]:
+def _failures(result: dg.ExecuteInProcessResult, subject: str = "run") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for event in result.all_events:
         if not event.is_step_failure:

@@ -38,9 +38,7 @@ def status_document(
     return {"experiments": rows, "interventions": [] if slugs else interventions}
 
 
-def _experiment_row(
-    experiment: Experiment, looks: list[Look], look: Look | None
-) -> dict[str, Any]:
+def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "slug": experiment.slug,
         "state": "waiting" if look is None else "running",

@@ -1,0 +1,1 @@
+"""pandera contracts, one per table."""

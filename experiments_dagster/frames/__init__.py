@@ -1,0 +1,1 @@
+"""The one definition of unit frames and series, and their building."""

@@ -19,11 +19,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import narwhals as nw
 
 from experiments_dagster.config.metrics import Measure, Metric
 
+Frame = nw.LazyFrame[Any]
 ANY_EVENT = "n_events"
 
 
@@ -37,7 +39,7 @@ class WindowTotal:
     end_day: int
 
 
-def measured_events(events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.LazyFrame:
+def measured_events(events: Frame, measures: Sequence[Measure]) -> Frame:
     """One row per landed event that some measure counts, with one column per measure.
 
     Columns: unit, occurred_at, event_day, day_start, day_end, n_events (1), one per measure key.
@@ -62,7 +64,7 @@ def _contribution(measure: Measure) -> nw.Expr:
     return nw.when(counts).then(amount)
 
 
-def unit_days(unit_events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.LazyFrame:
+def unit_days(unit_events: Frame, measures: Sequence[Measure]) -> Frame:
     """Measures added up per unit and local day. Sums stay exact where values are decimals."""
     counts = [ANY_EVENT, *(m.key for m in measures if m.aggregate == "count")]
     sums = [m.key for m in measures if m.aggregate == "sum"]
@@ -76,13 +78,13 @@ def unit_days(unit_events: nw.LazyFrame, measures: Sequence[Measure]) -> nw.Lazy
 
 
 def first_exposures(
-    exposures: nw.LazyFrame,
+    exposures: Frame,
     *,
     experiment: str,
     starts_at: dt.datetime,
     ends_at: dt.datetime,
     segments: Sequence[str],
-) -> nw.LazyFrame:
+) -> Frame:
     """One row per unit exposed in [starts_at, ends_at): first arm, time and segments.
 
     Columns: unit, arm, exposed_at, n_exposures, n_arms, then the segments at first exposure.
@@ -105,11 +107,11 @@ def first_exposures(
 
 
 def window_totals(
-    exposures: nw.LazyFrame,
-    days: nw.LazyFrame,
-    events: nw.LazyFrame,
+    exposures: Frame,
+    days: Frame,
+    events: Frame,
     totals: Sequence[WindowTotal],
-) -> nw.LazyFrame:
+) -> Frame:
     """Per exposed unit, one Float64 column per window total; units without events get 0.
 
     Args:
@@ -140,8 +142,15 @@ def window_totals(
         "unit",
         *(_amount(total, _event_inside(total) & ~_whole_day_inside(total)) for total in totals),
     )
+    # Each part is added up in its own exact type first; adding two floats has only one order.
+    parts = [
+        part.group_by("unit").agg(
+            *(nw.col(total.name).sum().cast(nw.Float64).fill_null(0.0) for total in totals)
+        )
+        for part in (whole_days, single_events)
+    ]
     summed = (
-        nw.concat([whole_days, single_events], how="vertical")
+        nw.concat(parts, how="vertical")
         .group_by("unit")
         .agg(*(nw.col(total.name).sum() for total in totals))
     )
@@ -156,8 +165,7 @@ def _limit(day: int) -> str:
 
 
 def _amount(total: WindowTotal, inside: nw.Expr) -> nw.Expr:
-    amount = nw.when(inside).then(nw.col(total.measure).cast(nw.Float64))
-    return amount.otherwise(nw.lit(0.0)).alias(total.name)
+    return nw.when(inside).then(nw.col(total.measure)).alias(total.name)
 
 
 def _whole_day_inside(total: WindowTotal) -> nw.Expr:
@@ -218,9 +226,7 @@ def metric_totals(
     return totals
 
 
-def unit_frame(
-    totals: nw.LazyFrame, metrics: Sequence[Metric], horizon: dt.datetime
-) -> nw.LazyFrame:
+def unit_frame(totals: Frame, metrics: Sequence[Metric], horizon: dt.datetime) -> Frame:
     """Outcomes per unit: null until the unit's window is closed, 0/1 for indicators.
 
     Adds `is_pre_missing` (no event of any kind in the covariate window). Indicator covariates
@@ -239,7 +245,7 @@ def unit_frame(
     ).drop("n_pre_events")
 
 
-def daily_series(days: nw.LazyFrame, group: nw.LazyFrame, measure: str) -> nw.LazyFrame:
+def daily_series(days: Frame, group: Frame, measure: str) -> Frame:
     """Totals per local day of the units in a group and of all other units.
 
     Args:

@@ -1,0 +1,1 @@
+"""Looks: plan, estimates, boundaries, checks, verdict, record."""

@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import STEP_DAYS, Experiment
-from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.sequential import is_finished
+from experiments_dagster.looks.records import Look, is_finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

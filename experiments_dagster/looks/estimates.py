@@ -57,8 +57,8 @@ def roles(experiment: Experiment) -> list[tuple[Metric, Role]]:
     """Every metric with its role."""
     return [
         (experiment.primary, "primary"),
-        *((metric, "secondary") for metric in experiment.secondary),  # type: ignore[list-item]
-        *((metric, "guardrail") for _, metric in experiment.guardrails),  # type: ignore[list-item]
+        *((metric, "secondary") for metric in experiment.secondary),
+        *((metric, "guardrail") for _, metric in experiment.guardrails),
     ]
 
 

@@ -76,7 +76,9 @@ def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
     column = f"pre_{metric.columns[0][0]}"
     frame = frames.of(metric)
     arms = {
-        arm: ArmMoments.from_arrays(y=frame.filter(pl.col("arm") == arm)[column].to_numpy())
+        arm: ArmMoments.from_arrays(
+            **{column: frame.filter(pl.col("arm") == arm)[column].to_numpy()}
+        )
         for arm in experiment.variants
     }
     checks = []
@@ -85,7 +87,7 @@ def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
             outcome = pre_period_balance(
                 arms[experiment.control],
                 arms[arm],
-                column="y",
+                column=column,
                 arm=arm,
                 n_comparisons=len(experiment.treatments) * looks,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -184,9 +185,7 @@ class Look(_Record):
         """Whether a failed check forbids to publish a verdict."""
         return any(check.blocks for check in self.checks)
 
-    def effect(
-        self, metric: str, arm: str, estimand: str, *, adjusted: bool
-    ) -> Effect | None:
+    def effect(self, metric: str, arm: str, estimand: str, *, adjusted: bool) -> Effect | None:
         """One effect, if there is such a row."""
         for row in self.effects:
             if (row.metric, row.arm, row.estimand, row.is_adjusted) == (
@@ -202,3 +201,13 @@ class Look(_Record):
         """The sequential state of one metric and arm."""
         found = (b for b in self.boundaries if (b.metric, b.arm) == (metric, arm))
         return next(found, None)
+
+
+def is_finished(looks: Sequence[Look], arm: str) -> bool:
+    """Whether an arm has had its last look: planned information reached, all alpha spent."""
+    return any(
+        row.information_fraction >= 1
+        for look in looks
+        for row in look.boundaries
+        if row.arm == arm and row.kind == "success"
+    )

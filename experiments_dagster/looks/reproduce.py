@@ -82,7 +82,9 @@ def frozen_experiment(project: Project, ledger: Ledger) -> Experiment:
     if present is None:
         raise StorageError(f"{ledger.slug}: configs/experiments/{ledger.slug}.yaml is gone")
     document = ledger.plan["document"] | {"owner": present.owner, "spec": present.spec}
-    return Experiment.model_validate(document)
+    # The ledger sorts keys; the order of the arms decides how sums are added up.
+    variants = {arm: document["variants"][arm] for arm in document.pop("arms")}
+    return Experiment.model_validate(document | {"variants": variants})
 
 
 def _compare(seen: Any, again: Any, place: str, found: list[str]) -> int:

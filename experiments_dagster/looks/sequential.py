@@ -18,7 +18,13 @@ from experiments_dagster.config.experiment import GroupSequential, Guardrail
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.estimates import Estimates, MetricResult
-from experiments_dagster.looks.records import AnytimeInterval, Boundary, Frozen, Look
+from experiments_dagster.looks.records import (
+    AnytimeInterval,
+    Boundary,
+    Frozen,
+    Look,
+    is_finished,
+)
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
 from experiments_dagster.stats.records import Contrast
@@ -30,7 +36,7 @@ from experiments_dagster.stats.sequential.confidence_sequence import (
     tuning_information,
 )
 from experiments_dagster.stats.sequential.power import planned_information
-from experiments_dagster.stats.sequential.spending import cumulative_alpha
+from experiments_dagster.stats.sequential.spending import Sides, cumulative_alpha
 
 # The asymptotic sequence starts when the contrast's own skewness is small: the rule of thumb
 # n >= 355 skew**2 for one mean says the same of the mean's skewness (1 / sqrt(355)).
@@ -110,16 +116,6 @@ def boundaries(
     return rows
 
 
-def is_finished(looks: Sequence[Look], arm: str) -> bool:
-    """Whether an arm has had its last look: planned information reached, all alpha spent."""
-    return any(
-        row.information_fraction >= 1
-        for look in looks
-        for row in look.boundaries
-        if row.arm == arm and row.kind == "success"
-    )
-
-
 def _success(
     experiment: Experiment,
     result: MetricResult,
@@ -177,7 +173,7 @@ def _boundary(
     design: GroupSequential,
     earlier: Sequence[Look],
     *,
-    sides: int,
+    sides: Sides,
 ) -> Boundary:
     """The hypothesis' next boundary given its stored ones, and whether it is crossed."""
     stored = [
@@ -191,7 +187,10 @@ def _boundary(
     allowed = spending.alpha
     if spending.fraction < 1 and not spending.is_last:
         allowed = cumulative_alpha(
-            design.spending, spending.fraction, alpha=spending.alpha, sides=sides  # type: ignore[arg-type]
+            design.spending,
+            spending.fraction,
+            alpha=spending.alpha,
+            sides=sides,
         )
     spent = stored[-1].alpha_spent if stored else 0.0
     boundary = next_boundary(
@@ -200,7 +199,7 @@ def _boundary(
         t=1.0,
         cumulative_alpha_now=max(allowed, spent),
         alpha_spent=spent,
-        sides=sides,  # type: ignore[arg-type]
+        sides=sides,
     )
     critical = boundary.critical_value
     crossed = "none"
@@ -209,7 +208,7 @@ def _boundary(
     return Boundary(
         metric=result.metric.name,
         arm=result.arm,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         information=information,
         information_fraction=spending.fraction,
         alpha=spending.alpha,
@@ -219,7 +218,7 @@ def _boundary(
         nominal_level=boundary.nominal_level,
         no_stop_reason=boundary.reason,
         statistic=statistic,
-        crossed=crossed,  # type: ignore[arg-type]
+        crossed=crossed,
         is_relative=False,
         limit_low=None,
         limit_high=None,

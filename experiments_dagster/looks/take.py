@@ -18,8 +18,13 @@ from typing import Any
 from experiments_dagster import __version__
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.decisions.verdict import Decision, Evidence, GuardrailEvidence, decide
-from experiments_dagster.decisions.verdict import overall
+from experiments_dagster.decisions.verdict import (
+    Decision,
+    Evidence,
+    GuardrailEvidence,
+    decide,
+    overall,
+)
 from experiments_dagster.frames.unit_frames import Frames, build_unit_frames
 from experiments_dagster.looks.calendar import DueLook, due_look, is_complete, local_day, next_look
 from experiments_dagster.looks.estimates import (
@@ -30,13 +35,12 @@ from experiments_dagster.looks.estimates import (
 )
 from experiments_dagster.looks.health import health_checks
 from experiments_dagster.looks.plan import check_plan
-from experiments_dagster.looks.records import ArmDecision, Frozen, Look
+from experiments_dagster.looks.records import ArmDecision, Frozen, Look, is_finished
 from experiments_dagster.looks.sequential import (
     anytime_intervals,
     boundaries,
     freeze,
     information_fraction,
-    is_finished,
 )
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.storage.ledger import Ledger
@@ -157,9 +161,7 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
                 },
             }
         )
-        look = _assemble(
-            experiment, frames, estimates, frozen, earlier, reservation["look"], due
-        )
+        look = _assemble(experiment, frames, estimates, frozen, earlier, reservation["look"], due)
         ledger.record(look.model_dump(mode="json"))
     logger.info("look=%s verdict=%s", look.look_id, look.verdict)
     return LookAttempt(look=look, is_new=True)

@@ -233,8 +233,8 @@ def _ledger(looks: Sequence[Look], experiment: Experiment, arm: str) -> Block:
 def _ledger_row(point: LookPoint) -> tuple[Cell, ...]:
     row, start = point.boundary, (point.name, day(point.date))
     if row is None:
-        peek = "a peek spends nothing" if point.name == "peek" else reason_words(point.reason)
-        return (*start, *[DASH] * 5, peek)
+        note = reason_words(point.reason) or "the arm has had its last look"
+        return (*start, *[DASH] * 5, "a peek spends nothing" if point.name == "peek" else note)
     return (
         *start,
         exact(row.information_fraction, share),

@@ -53,7 +53,12 @@ from experiments_dagster.reporting.sentences import (
     sequential_limits,
 )
 from experiments_dagster.reporting.tables import hides_effects
-from experiments_dagster.reporting.trajectory import deciding_effect, planned_count
+from experiments_dagster.reporting.trajectory import (
+    deciding_effect,
+    fraction_of,
+    last_boundary,
+    planned_count,
+)
 
 
 def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> str:
@@ -102,7 +107,7 @@ def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> s
             badge=badge_of(look.verdict),
             headline=headline(look),
             reasons=_reasons(look, experiment, is_hidden=bool(hidden)),
-            tiles=_tiles(look, experiment, is_hidden=bool(hidden)),
+            tiles=_tiles(looks, experiment, is_hidden=bool(hidden)),
             notes=tuple(_notes(look, experiment)),
             sections=tuple(sections),
             footer=f"Generated from look {look.look_id} by experiments_dagster "
@@ -142,7 +147,8 @@ def _reasons(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Ce
     return tuple(rows)
 
 
-def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile, ...]:
+def _tiles(looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool) -> tuple[Tile, ...]:
+    look = looks[-1]
     exposed = sum(look.n_exposed.values())
     units = Tile(
         label=f"Units exposed ({experiment.unit})",
@@ -154,7 +160,7 @@ def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile
         return (Tile(label="Failed checks", value=count(len(failed))), units)
     metric = experiment.primary.name
     effect = deciding_effect(look, experiment, metric, look.arm, "relative_difference")
-    row = look.boundary(metric, look.arm)
+    row = last_boundary(looks, metric, look.arm)
     name, limits = sequential_limits(look, experiment, look.arm)
     is_known = effect is not None and effect.status == "ok"
     reason = effect.reason if effect else "IMMATURE"
@@ -166,21 +172,13 @@ def _tiles(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Tile
         ),
         units,
     ]
+    fraction = fraction_of(look, metric, look.arm)
+    if fraction is not None:
+        value = exact(fraction, share)
+        tiles.append(Tile(label="Information", value=value, detail="of the planned"))
     if row is not None:
-        tiles.append(
-            Tile(
-                label="Information",
-                value=exact(row.information_fraction, share),
-                detail="of the planned",
-            )
-        )
-        tiles.append(
-            Tile(
-                label="Alpha spent",
-                value=exact(row.alpha_spent, alpha),
-                detail=f"of {alpha(row.alpha)}",
-            )
-        )
+        spent, total = exact(row.alpha_spent, alpha), f"of {alpha(row.alpha)}"
+        tiles.append(Tile(label="Alpha spent", value=spent, detail=total))
     return tuple(tiles)
 
 

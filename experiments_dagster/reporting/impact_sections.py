@@ -57,16 +57,16 @@ class Provenance(Protocol):
         """What the counterfactual is built from."""
 
     @property
-    def as_of(self) -> str:
-        """ISO instant of the cut-off."""
+    def as_of(self) -> str | None:
+        """ISO instant of the cut-off, if known."""
 
     @property
     def cutoff(self) -> int:
         """Number of the last batch read."""
 
     @property
-    def config_hash(self) -> str:
-        """Hash of the configuration."""
+    def config_hash(self) -> str | None:
+        """Hash of the configuration, if it has one."""
 
     @property
     def code_version(self) -> str:
@@ -234,15 +234,17 @@ def _result_row(label: str, found: EffectInterval, shown: Format) -> tuple[Cell,
 
 def lineage_blocks(record: Provenance) -> list[Block]:
     """What the numbers were made from."""
-    rows: tuple[tuple[str, Cell], ...] = (
-        ("As of", f"{moment(record.as_of, 'UTC')} UTC"),
+    files = plural(len(record.inputs), "file")
+    rows: list[tuple[str, Cell]] = [
         ("Cut-off", f"batch {record.cutoff}"),
-        ("Configuration", record.config_hash),
         ("Code version", record.code_version),
-        ("Input files", (f"{plural(len(record.inputs), 'file')}, hash over all "
-                        f"{canonical_hash(record.inputs)}")),
-    )  # fmt: skip
-    return [Facts(rows=rows)]
+        ("Input files", f"{files}, hash over all {canonical_hash(record.inputs)}"),
+    ]
+    if record.config_hash:
+        rows.insert(1, ("Configuration", record.config_hash))
+    if record.as_of:
+        rows.insert(0, ("As of", f"{moment(record.as_of, 'UTC')} UTC"))
+    return [Facts(rows=tuple(rows))]
 
 
 def step_blocks(

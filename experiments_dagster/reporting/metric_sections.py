@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.records import Boundary, Look
+from experiments_dagster.looks.records import Look
 from experiments_dagster.reporting.blocks import (
     Block,
     Cell,
@@ -35,6 +35,8 @@ from experiments_dagster.reporting.trajectory import (
     Estimand,
     deciding_effect,
     first_crossing,
+    fraction_of,
+    last_boundary,
     planned_count,
 )
 
@@ -68,7 +70,7 @@ def _guardrail_row(
     estimand: Estimand = "difference" if guardrail.absolute else "relative_difference"
     effect = deciding_effect(looks[-1], experiment, metric.name, arm, estimand)
     row = looks[-1].boundary(metric.name, arm)
-    limits: Cell = missing("not estimable")
+    limits: Cell = missing("no boundary at this look")
     statistic: Cell = DASH
     if row is not None:
         limits = exact_interval(row.limit_low, row.limit_high, shown, row.no_stop_reason)
@@ -82,18 +84,18 @@ def _guardrail_row(
         exact(effect.estimate if effect else None, shown, effect.reason if effect else "IMMATURE"),
         limits,
         statistic,
-        _guardrail_state(looks, metric.name, arm, row),
+        _guardrail_state(looks, metric.name, arm),
     )
 
 
-def _guardrail_state(looks: Sequence[Look], metric: str, arm: str, row: Boundary | None) -> str:
+def _guardrail_state(looks: Sequence[Look], metric: str, arm: str) -> str:
     safe = first_crossing(looks, metric, arm, "desired")
     if safe is not None:
         return f"within its margin (shown at look {safe.look})"
     worse = first_crossing(looks, metric, arm, "undesired")
     if worse is not None:
         return f"worse than its margin (shown at look {worse.look})"
-    return "open" if row is not None else "not estimable"
+    return "open" if last_boundary(looks, metric, arm) is not None else "not estimable"
 
 
 def secondary(look: Look, experiment: Experiment) -> list[Block]:
@@ -125,7 +127,8 @@ def secondary(look: Look, experiment: Experiment) -> list[Block]:
         "For information only: fixed-horizon, unadjusted for multiplicity. No decision rests on "
         "these rows."
     )
-    header = ("metric", "arm", "control", "treatment", "lift", "naive interval", "naive p")
+    kind = "adjusted" if experiment.adjusts else "unadjusted"
+    header = ("metric", "arm", "control", "treatment", f"lift, {kind}", "naive interval", "naive p")
     naive = f"Intervals at {level(1 - experiment.plan.alpha)}. {NAIVE}."
     return [
         Paragraph(words=(words,), tone="muted"),
@@ -149,9 +152,10 @@ def information_facts(look: Look, experiment: Experiment) -> Facts:
             rows.append(("Cap per unit, frozen", exact(look.frozen.cap, number)))
         for arm, planned in look.frozen.planned_information.items():
             row = look.boundary(experiment.primary.name, arm)
-            observed = exact(row.information, number) if row else missing("no boundary here")
-            reached = exact(row.information_fraction, share) if row else DASH
-            value = phrase("{} of {} planned: {}", observed, exact(planned, number), reached)
+            reached = exact(fraction_of(look, experiment.primary.name, arm), share, "IMMATURE")
+            value = phrase("{} of {} planned", reached, exact(planned, number))
+            if row is not None:
+                value = phrase("{}: {}", value, exact(row.information, number))
             rows.append((f"Information (1 / variance), {arm}", value))
     planned_looks = planned_count(experiment)
     if planned_looks is not None:

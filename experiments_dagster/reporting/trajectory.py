@@ -80,6 +80,18 @@ def first_crossing(
     return None
 
 
+def last_boundary(looks: Sequence[Look], metric: str, arm: str) -> Boundary | None:
+    """The newest boundary of a hypothesis; an arm that had its last look keeps the one of then."""
+    rows = (look.boundary(metric, arm) for look in reversed(looks))
+    return next((row for row in rows if row is not None), None)
+
+
+def fraction_of(look: Look, metric: str, arm: str) -> float | None:
+    """How much of the planned information the look had for an arm; None while immature."""
+    row = look.boundary(metric, arm)
+    return row.information_fraction if row else look.information_fractions.get(arm)
+
+
 def planned_count(experiment: Experiment) -> int | None:
     """How many looks the plan has; None where any number is allowed."""
     design = experiment.plan.looks.design

@@ -1,0 +1,1 @@
+"""What assets are given to work with."""

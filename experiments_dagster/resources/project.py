@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 
 from experiments_dagster.automation.reap_dead_runs import tag_run_owner
-from experiments_dagster.config.project import Project, read_project
 from experiments_dagster.config.errors import ConfigError
+from experiments_dagster.config.project import Project, read_project
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 

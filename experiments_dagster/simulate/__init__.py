@@ -1,0 +1,1 @@
+"""Event logs with known truth, and the demo's real one."""

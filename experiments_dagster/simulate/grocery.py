@@ -128,7 +128,12 @@ class Grocery:
             )
         )
         columns = [
-            "household_id", "transaction_timestamp", "event", "event_id", "sales_value", "day",
+            "household_id",
+            "transaction_timestamp",
+            "event",
+            "event_id",
+            "sales_value",
+            "day",
         ]
         parts = [part.select(columns) for part in (purchases, checkouts, lifts)]
         return pl.concat(parts).sort("day", "transaction_timestamp", "event_id")
@@ -144,7 +149,7 @@ class Grocery:
 
 
 def _exposure_table(rows: list[tuple[str, dt.datetime, str, str, dt.date]]) -> pl.DataFrame:
-    schema = {
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {
         "unit": pl.String,
         "exposed_at": pl.Datetime("us", "UTC"),
         "experiment": pl.String,

@@ -96,9 +96,7 @@ class Shop:
             day=self._local_day("occurred_at"),
         )
 
-    def _orders(
-        self, rng: np.random.Generator, factor: np.ndarray, first_day: int
-    ) -> pl.DataFrame:
+    def _orders(self, rng: np.random.Generator, factor: np.ndarray, first_day: int) -> pl.DataFrame:
         days = self.follow_up_days - first_day
         counts = rng.poisson(self.users["rate"].to_numpy() * factor * days)
         users = self.users[np.repeat(np.arange(self.n_users), counts)]

@@ -1,0 +1,1 @@
+"""Landing, manifest, ledger, atomic files, catalog."""

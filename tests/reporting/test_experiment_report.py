@@ -257,6 +257,15 @@ def test_confidence_sequence_plan_has_no_ledger():
     assert "95% confidence sequence: decides" in text
 
 
+def test_arm_that_had_its_last_look_keeps_its_ledger(experiment, looks):
+    last = make_look(4, boundaries=(), information_fractions={"bold": 1.02})
+    text = page_of(experiment, [*looks, last]).text
+    assert "the arm has had its last look" in text
+    assert "Alpha ledger of bold: 0.003 of 0.05 spent, 0.047 left." in text
+    assert "102%" in text
+    assert "within its margin (shown at look 3)" in text
+
+
 def test_without_a_look_or_with_another_experiments_look_it_refuses(experiment):
     with pytest.raises(ValueError, match="no look to report"):
         render_experiment_report(experiment, [])

@@ -12,7 +12,7 @@ from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.causal.series.records import PlaceboResult
 from experiments_dagster.config.intervention import InterventionSpec
 from experiments_dagster.reporting.intervention_report import (
-    InterventionResult,
+    InterventionRecord,
     impact_points,
     is_supported,
     render_intervention_report,
@@ -57,7 +57,7 @@ def make_record(result, *, text="Campaign 18", **changes):
         }
     )
     y, _ = _series()
-    record = InterventionResult(
+    record = InterventionRecord(
         slug="campaign_18",
         spec=spec,
         dates=tuple(dt.date(2026, 1, 1) + dt.timedelta(days=k) for k in range(N)),

@@ -8,7 +8,7 @@ from experiments_dagster.automation.partitions import INTERVENTIONS, all_days
 from experiments_dagster.checks.specs import DAILY_SERIES, check_spec, contract_result
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import estimate_intervention, write_impact
-from experiments_dagster.interventions.report import impact_svg
+from experiments_dagster.interventions.report import impact_svg, publish_intervention_report
 from experiments_dagster.reporting.charts import data_uri
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
@@ -72,6 +72,7 @@ def causal_impact(
     series = read_daily_series(manifest.layout, intervention.slug)
     result = estimate_intervention(intervention, series)
     document = write_impact(manifest.layout, result)
+    report = publish_intervention_report(manifest.layout, result)
     total, average = document["total"], document["average"]
     return dg.MaterializeResult(
         metadata={
@@ -81,6 +82,7 @@ def causal_impact(
             "p_value": round(document["p_value"], 4),
             "placebo_p_value": document["placebo_p_value"],
             "impact": dg.MetadataValue.md(f"![impact]({data_uri(impact_svg(result))})"),
+            "report": dg.MetadataValue.path(str(report)),
             "warnings": "; ".join(document["warnings"]) or "none",
             "cutoff": document["cutoff"],
         }

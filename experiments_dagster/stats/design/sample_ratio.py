@@ -214,7 +214,7 @@ def _describe(
     )
     message = (
         f"observed {listed}; chi-square p = {fixed.p_value:.3g}; "
-        f"anytime p = {anytime_p_value(log_e):.3g} (e-value 10^{log_e / math.log(10):.1f})"
+        f"anytime p = {anytime_p_value(log_e):.3g} (e-value {_power_of_ten(log_e)})"
     )
     if len(arms) > 2:  # noqa: PLR2004
         theta = np.asarray(shares)
@@ -234,3 +234,9 @@ def _configuration_hint(counts: Sequence[float], shares: Sequence[float]) -> str
         return ""
     name = "/".join(f"{100 * share:.0f}" for share in split)
     return f"; observed ratio is close to {name}: configuration?"
+
+
+def _power_of_ten(log_e: float) -> str:
+    """A readable e-value: plain near 1, a power of ten where it is large or tiny."""
+    exponent = log_e / math.log(10)
+    return f"{math.exp(log_e):.2g}" if abs(exponent) < 3 else f"10^{exponent:.1f}"  # noqa: PLR2004
