@@ -1,9 +1,8 @@
 """Settings and fixtures of the whole suite; the factories behind them are in `factories.py`."""
 
 import pytest
-from hypothesis import settings
-
 from factories import make_project
+from hypothesis import settings
 
 settings.register_profile("project", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("project")

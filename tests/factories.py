@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import polars as pl
+
 from experiments_dagster.config.project import load_project
 from experiments_dagster.storage.landing import land
 from experiments_dagster.storage.layout import Layout
@@ -111,7 +112,10 @@ def incoming(project, source, name, table):
     return path
 
 
-def land_now(project, *, now=utc(2026, 5, 1)):
+AFTER = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+
+
+def land_now(project, *, now=AFTER):
     """Land whatever is new; the default is later than every event of the tests."""
     return land(project, arrival_day=now.date(), now=now)
 
@@ -119,4 +123,3 @@ def land_now(project, *, now=utc(2026, 5, 1)):
 def manifest_of(project):
     """The verified manifest."""
     return Manifest(Layout(project.storage)).refresh()
-

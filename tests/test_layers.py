@@ -18,9 +18,7 @@ RULES = {
     "causal": ENGINES | {f"{OURS}.{name}" for name in PACKAGES - {"stats", "causal"}},
     "looks": {"dagster", "dagster_webserver"},
     **dict.fromkeys(("frames", "storage"), TOP | {"dagster", "scipy", "statsmodels"}),
-    **dict.fromkeys(
-        ("config", "contracts", "decisions", "alerts", "simulate"), TOP | {"dagster"}
-    ),
+    **dict.fromkeys(("config", "contracts", "decisions", "alerts", "simulate"), TOP | {"dagster"}),
     "reporting": TOP - {f"{OURS}.looks"} | TAKING | {"dagster"},
 }
 

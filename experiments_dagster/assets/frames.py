@@ -12,9 +12,9 @@ from experiments_dagster.checks.specs import (
     check_spec,
     contract_result,
 )
+from experiments_dagster.frames.unit_frames import FramesContractError
 from experiments_dagster.looks.take import build_frames
 from experiments_dagster.resources.project import ExperimentsProject
-from experiments_dagster.storage.errors import ContractError
 
 CONTRACTS = {"user_frame_contract": USER_FRAME, "ratio_frame_contract": RATIO_FRAME}
 DESCRIPTIONS = {
@@ -59,10 +59,10 @@ def unit_frames(
         frames = build_frames(
             project, manifest, experiment, as_of=as_of_instant(experiment, config)
         )
-    except ContractError as error:
-        name = "ratio_frame_contract" if "ratio_frame" in error.table else "user_frame_contract"
+    except FramesContractError as error:
         # No materialization: the frames published before stay, and what is downstream stops.
-        yield contract_result(name, CONTRACTS[name], error.cases)
+        for name, key in CONTRACTS.items():
+            yield contract_result(name, key, error.by_frame.get(key[-1]))
         return
     info = frames.info
     for name, key in CONTRACTS.items():

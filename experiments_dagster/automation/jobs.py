@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from experiments_dagster.automation.partitions import ARRIVAL_DAYS, EXPERIMENTS, INTERVENTIONS
 from experiments_dagster.checks.specs import (
     DAILY_SERIES,
     RATIO_FRAME,
@@ -16,7 +15,6 @@ from experiments_dagster.checks.specs import (
 ingest_day = dg.define_asset_job(
     "ingest_day",
     dg.AssetSelection.assets(["raw", "events"], ["raw", "exposures"], ["frames", "unit_days"]),
-    partitions_def=ARRIVAL_DAYS,
     description="Land what is new under an arrival day and aggregate it per unit and day.",
 )
 
@@ -30,13 +28,11 @@ run_look = dg.define_asset_job(
         VERDICT,
         ["reports", "experiment_report"],
     ),
-    partitions_def=EXPERIMENTS,
     description="One experiment from frames to report; spends alpha only when a look is due.",
 )
 
 estimate_intervention = dg.define_asset_job(
     "estimate_intervention",
     dg.AssetSelection.assets(DAILY_SERIES, ["results", "causal_impact"]),
-    partitions_def=INTERVENTIONS,
     description="One intervention from daily series to counterfactual and report.",
 )

@@ -64,12 +64,15 @@ def take_looks(
         dg.Failure: At the end, with every experiment that could not be looked at.
     """
     project = experiments.load()
-    batches = set(config.batches)
+    batches, failures = set(config.batches), []
     if config.land:
-        batches |= _land(context, project)
+        try:
+            batches |= _land(context, project)
+        except StorageError as error:
+            failures.append(_storage_failure("landing", error))
     manifest = experiments.manifest(project)
     _report_batches(context, manifest.batches, batches)
-    failures = _report_damage(context, manifest)
+    failures += _report_damage(context, manifest)
     for slug in config.experiments or list(project.experiments):
         experiment = project.experiments[slug]
         as_of = as_of_instant(experiment, config)
@@ -78,9 +81,10 @@ def take_looks(
         except Exception as error:
             context.log.exception(f"{slug} crashed")
             # Only the kind: the message of an unforeseen error may hold raw values.
-            failure = {"code": CRASH_CODE, "message": f"crashed with {type(error).__name__}"}
+            message = f"crashed with {type(error).__name__}"
+            failure = {"subject": slug, "code": CRASH_CODE, "message": message}
         if failure is not None:
-            failures.append({"subject": slug, **failure})
+            failures.append(failure)
     publish_catalog(manifest.layout)
     if failures:
         text = "; ".join(f"{failure['subject']}: {failure['message']}" for failure in failures)
@@ -109,14 +113,18 @@ def _take_one(
             severity=dg.AssetCheckSeverity.ERROR,
             description=str(error),
         )
-        return {"code": CONFIG_CODE, "message": str(error)}
+        return {"subject": experiment.slug, "code": CONFIG_CODE, "message": str(error)}
     except StorageError as error:
-        code = CONTRACT_CODE if isinstance(error, ContractError) else DAMAGED_CODE
-        return {"code": code, "message": str(error)}
+        return _storage_failure(experiment.slug, error)
     if not attempt.is_new:
         context.log.info(f"look={attempt.look.look_id} is_new=False verdict={attempt.look.verdict}")
     _publish(context, manifest, experiment, attempt, draw=draw)
     return None
+
+
+def _storage_failure(subject: str, error: StorageError) -> dict[str, Any]:
+    code = CONTRACT_CODE if isinstance(error, ContractError) else DAMAGED_CODE
+    return {"subject": subject, "code": code, "message": str(error)}
 
 
 def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[dict[str, Any]]:

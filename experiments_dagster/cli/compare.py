@@ -83,15 +83,15 @@ def compare_file(
     table = read_table(path, [group, *columns, *covariates]).with_columns(
         pl.col(group).cast(pl.String)
     )
+    arms = sorted(table[group].drop_nulls().unique().to_list())
+    for arm in (control, *(treatments or [])):
+        if arm not in arms:
+            msg = f"{path}: no unit in arm {arm!r}; column {group!r} has {', '.join(arms)}"
+            raise ValueError(msg)
     for column in (group, *columns):
         missing = table[column].null_count()
         if missing:
             msg = f"{path}: column {column!r} has {missing} missing values"
-            raise ValueError(msg)
-    arms = sorted(table[group].unique().to_list())
-    for arm in (control, *(treatments or [])):
-        if arm not in arms:
-            msg = f"{path}: no unit in arm {arm!r}; column {group!r} has {', '.join(arms)}"
             raise ValueError(msg)
     rows: list[dict[str, Any]] = []
     for arm in treatments or [arm for arm in arms if arm != control]:

@@ -119,6 +119,10 @@ def _failures(result: dg.ExecuteInProcessResult, subject: str = "run") -> list[d
             error = data.error
             message = (error.cause or error).message.strip() if error else "failed"
             found.append({"subject": subject, "code": 1, "message": message})
+    if not found:  # it failed outside any step, such as while it was starting
+        messages = [event.message or "" for event in result.all_events if event.is_failure]
+        message = "; ".join(messages) or "failed without saying why"
+        found.append({"subject": subject, "code": 1, "message": message})
     return found
 
 

@@ -19,7 +19,13 @@ import polars as pl
 from experiments_dagster.config.metrics import Measure
 from experiments_dagster.config.project import Project
 from experiments_dagster.frames.definitions import measured_events, unit_days
-from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
+from experiments_dagster.storage.atomic import (
+    canonical_json,
+    is_whole,
+    sha256_file,
+    staged,
+    write_bytes,
+)
 from experiments_dagster.storage.duck import Duck, connect
 from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
 
@@ -89,21 +95,7 @@ def _is_built(folder: Path, batch: Batch, table: LandedTable) -> bool:
         return False
     if index["landed"] != table.sha256:
         return False
-    return all(_is_whole(folder / name, written) for name, written in index["files"].items())
-
-
-_WHOLE: dict[tuple[Path, int, int, int], str] = {}
-
-
-def _is_whole(path: Path, written: str) -> bool:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return False
-    identity = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    if identity not in _WHOLE:
-        _WHOLE[identity] = sha256_file(path)
-    return _WHOLE[identity] == written
+    return all(is_whole(folder / name, written) for name, written in index["files"].items())
 
 
 def _build_batch(

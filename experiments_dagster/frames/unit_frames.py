@@ -61,6 +61,17 @@ class FrameInfo:
     inputs: dict[str, str]
 
 
+class FramesContractError(ContractError):
+    """One or both unit frames break their contract; nothing was promoted."""
+
+    def __init__(self, slug: str, by_frame: dict[str, dict[str, int]]) -> None:
+        self.by_frame = by_frame
+        cases = {
+            f"{kind} {rule}": n for kind, found in by_frame.items() for rule, n in found.items()
+        }
+        super().__init__(f"frames of {slug}", cases)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
     """Both frames in memory; `ratio` has the ratio metrics' columns, `user` all others."""
@@ -129,8 +140,7 @@ def build_unit_frames(
     name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{experiment.plan_hash}"
     counts = _counts(experiment, all_rows)
     frames = _split(experiment, all_rows)
-    validate_user_frame(frames["user_frame"], experiment)
-    validate_ratio_frame(frames["ratio_frame"], experiment)
+    _validate(experiment, frames)
     paths, digests = {}, {}
     for kind, frame in frames.items():
         target = layout.frame(kind, experiment.slug) / f"{name}.parquet"
@@ -170,6 +180,21 @@ def read_current_frames(layout: Layout, slug: str) -> Frames:
         user=pl.read_parquet(layout.root / info.user_frame),
         ratio=pl.read_parquet(layout.root / info.ratio_frame),
     )
+
+
+def _validate(experiment: Experiment, frames: dict[str, pl.DataFrame]) -> None:
+    """Check both contracts, so that each frame's own check can say how it went."""
+    broken: dict[str, dict[str, int]] = {}
+    for kind, check in (
+        ("user_frame", validate_user_frame),
+        ("ratio_frame", validate_ratio_frame),
+    ):
+        try:
+            check(frames[kind], experiment)
+        except ContractError as error:
+            broken[kind] = error.cases
+    if broken:
+        raise FramesContractError(experiment.slug, broken)
 
 
 def _cap_basis(experiment: Experiment) -> Metric | None:

@@ -43,6 +43,7 @@ from experiments_dagster.looks.sequential import (
     information_fraction,
 )
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.storage.errors import BusyError
 from experiments_dagster.storage.ledger import Ledger
 from experiments_dagster.storage.manifest import Manifest
 
@@ -137,6 +138,12 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
         day = local_day(experiment, as_of)
         due: DueLook | None
         if ledger.reserved is not None:
+            if ledger.reserved["cutoff"] != frames.info.cutoff:
+                # Another run reserved and died after these frames were built.
+                number = ledger.reserved["look"]
+                raise BusyError(
+                    f"{experiment.slug}: look {number} is reserved at another cut-off; try again"
+                )
             due = DueLook(**ledger.reserved["due"])
         else:
             fraction = _smallest_fraction(experiment, estimates, frozen)

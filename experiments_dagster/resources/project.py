@@ -24,8 +24,8 @@ class ExperimentsProject(dg.ConfigurableResource[None]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Tag the run with its owner process."""
-        if context.instance is not None and context.run_id:
-            tag_run_owner(context.instance, context.run_id)
+        if context.instance is not None and context.run is not None:
+            tag_run_owner(context.instance, context.run.run_id)
 
     def load(self) -> Project:
         """What can be used of the configuration; a broken experiment file stops only itself.

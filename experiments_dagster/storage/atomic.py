@@ -36,6 +36,24 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+_HASHED: dict[tuple[Path, int, int, int], str] = {}
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file exists with exactly these bytes.
+
+    Hashed again whenever size, time or inode changed since this process last looked.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return False
+    identity = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if identity not in _HASHED:
+        _HASHED[identity] = sha256_file(path)
+    return _HASHED[identity] == sha256
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames and links in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

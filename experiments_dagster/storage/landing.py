@@ -40,6 +40,7 @@ from experiments_dagster.storage.normalise import (
     select_events,
     select_exposures,
 )
+from experiments_dagster.storage.seen_ids import id_files, write_ids
 
 logger = logging.getLogger(__name__)
 
@@ -332,9 +333,7 @@ class _SourceLanding:
         """Mark rows whose id was seen before, here or in an earlier batch."""
         if "event_id" not in self.columns:
             return
-        content = "unit, occurred_at, event, value"
-        if isinstance(self.source, ExposureSource):
-            content = "unit, occurred_at, experiment, variant"
+        content = self._content
         self.duck.execute(
             f"""CREATE OR REPLACE TEMP TABLE first_seen AS
             SELECT event_id, arg_min(hash({content}), (file_no, row_no)) AS content,
@@ -365,13 +364,12 @@ class _SourceLanding:
 
     def _earlier_ids(self, content: str) -> str | None:
         """What holds event_id and content hash of every row landed before, or None."""
-        tables = self.manifest.tables(self.name, up_to=self.manifest.head)
         remembered = f"seen_{list(self.project.platform.sources).index(self.name)}"
         if self.name in self.lander.remembered:
             return remembered
-        files = [self.manifest.verified(table) for _, table in tables]
+        files = id_files(self.duck, self.manifest, self.name, content)
         listed = ", ".join(quote_text(str(path)) for path in files)
-        scan = f"SELECT event_id, hash({content}) AS content FROM read_parquet([{listed}])"
+        scan = f"SELECT event_id, content FROM read_parquet([{listed}])"
         if not self.lander.remember_ids:
             return f"({scan})" if files else None
         if not files:
@@ -395,7 +393,7 @@ class _SourceLanding:
             self._copy(bad, target)
         target = self.layout.landed(self.name, self.sequence)
         digest = self._copy(f"SELECT {kept} FROM incoming WHERE {fine} {order}", target)
-        return LandedTable(
+        table = LandedTable(
             path=str(target.relative_to(self.layout.root)),
             sha256=digest,
             size=target.stat().st_size,
@@ -404,6 +402,17 @@ class _SourceLanding:
             first_at=_aware(summary[1]),
             last_at=_aware(summary[2]),
         )
+        if "event_id" in self.columns:
+            ids = f"SELECT event_id, hash({self._content}) AS content FROM incoming WHERE {fine}"
+            write_ids(self.duck, self.manifest, table, ids)
+        return table
+
+    @property
+    def _content(self) -> str:
+        """The columns that tell a repeated row from another one with the same id."""
+        if isinstance(self.source, ExposureSource):
+            return "unit, occurred_at, experiment, variant"
+        return "unit, occurred_at, event, value"
 
     def _copy(self, select: str, target: Path) -> str:
         with staged(target, self.layout.staging) as temporary:

@@ -3,10 +3,10 @@
 import textwrap
 
 import pytest
+from factories import EXPERIMENT, METRICS, PLATFORM, REPOSITORY, make_project, write_configs
+
 from experiments_dagster.config.errors import ConfigError
 from experiments_dagster.config.project import load_project, read_project
-
-from factories import EXPERIMENT, METRICS, PLATFORM, REPOSITORY, make_project, write_configs
 
 
 def line_of(text, needle):
@@ -31,7 +31,13 @@ EXPERIMENT_MISTAKES = [
     ("treatment: 0.5", "treatment: 0.4", "the whole file", "", "shares sum to 0.9, need 1"),
     ("control: 0.5, ", "", "variants:", "variants", "at least 2"),
     ("treatment: 0.5", "treatment: -0.5", "variants:", "variants.treatment", "greater than 0"),
-    ("metric: spend", "metric: spent", "primary: {m", "metrics.primary.metric", "unknown metric 'spent'"),
+    (
+        "metric: spend",
+        "metric: spent",
+        "primary: {m",
+        "metrics.primary.metric",
+        "unknown metric 'spent'",
+    ),
     ("bought, back", "bought, bakc", "secondary", "metrics.secondary.2", "unknown metric 'bakc'"),
     ("metric: basket", "metric: Basket", "guardrails", "metrics.guardrails.0.metric", "pattern"),
     ("[orders, bought, back]", "[spend]", "metrics:", "metrics", "'spend' is listed 2 times"),
@@ -43,22 +49,75 @@ EXPERIMENT_MISTAKES = [
     ("planned: 4", "planned: 4.0", "looks", "plan.looks.design.planned", "valid integer, got 4.0"),
     ("planned: 4", "planned: '4'", "looks", "plan.looks.design.planned", "valid integer, got '4'"),
     ("group_sequential", "sequential", "looks", "plan.looks.design", "group_sequential"),
-    ("covariate_days: 14", "covariate_days: 0", "estimator", "plan.estimator.covariate_days", "greater"),
+    (
+        "covariate_days: 14",
+        "covariate_days: 0",
+        "estimator",
+        "plan.estimator.covariate_days",
+        "greater",
+    ),
     ("2026-03-30", "2026-03-01", "window:", "window", "end 2026-03-01 must be after start"),
-    ("2026-03-02", "20260302", "window:", "window.start", "a date such as 2026-01-31, got 20260302"),
+    (
+        "2026-03-02",
+        "20260302",
+        "window:",
+        "window.start",
+        "a date such as 2026-01-31, got 20260302",
+    ),
     ("2026-03-02", "2026-03-02T10:00:00", "window:", "window.start", "a date such as"),
     ("a-salt-of-its-own", "short", "salt", "salt", "at least 8 characters"),
     ("a-salt-of-its-own", "1234567890", "salt", "salt", "valid string"),
     ("owner: team:growth", "owner: NO", None, None, None),
-    ("owner: team:growth", "owner: team:growth\ncontrol: b", "the whole file", "", "control 'b' is not one of"),
-    ("owner: team:growth", "owner: team:growth\nsegments: [device]", "segments", "segments.0", "not mapped"),
-    ("owner: team:growth", "owner: team:growth\nexposure: {source: events}", "exposure:", "exposure.source", "not an exposure source"),
-    ("owner: team:growth", "owner: team:growth\ntruth: {b: 0.1}", "the whole file", "", "truth: arm 'b'"),
-    ("owner: team:growth", "owner: team:growth\ntruth: {control: '0'}", "truth", "truth.control", "valid number"),
-    ("2026-03-30}", "2026-03-30, timezone: Europe/Berln}", "window", "window.timezone", "unknown time zone"),
+    (
+        "owner: team:growth",
+        "owner: team:growth\ncontrol: b",
+        "the whole file",
+        "",
+        "control 'b' is not one of",
+    ),
+    (
+        "owner: team:growth",
+        "owner: team:growth\nsegments: [device]",
+        "segments",
+        "segments.0",
+        "not mapped",
+    ),
+    (
+        "owner: team:growth",
+        "owner: team:growth\nexposure: {source: events}",
+        "exposure:",
+        "exposure.source",
+        "not an exposure source",
+    ),
+    (
+        "owner: team:growth",
+        "owner: team:growth\ntruth: {b: 0.1}",
+        "the whole file",
+        "",
+        "truth: arm 'b'",
+    ),
+    (
+        "owner: team:growth",
+        "owner: team:growth\ntruth: {control: '0'}",
+        "truth",
+        "truth.control",
+        "valid number",
+    ),
+    (
+        "2026-03-30}",
+        "2026-03-30, timezone: Europe/Berln}",
+        "window",
+        "window.timezone",
+        "unknown time zone",
+    ),
     ("metric: spend,", "metric: basket,", "metrics:", "metrics", "'basket' is listed 2 times"),
-    ("primary: {metric: spend, minimum_effect: 0.02}\n  secondary: [orders,",
-     "primary: {metric: orders}\n  secondary: [", None, None, None),
+    (
+        "primary: {metric: spend, minimum_effect: 0.02}\n  secondary: [orders,",
+        "primary: {metric: orders}\n  secondary: [",
+        None,
+        None,
+        None,
+    ),
 ]
 
 
@@ -106,7 +165,12 @@ def test_a_cap_needs_a_mean(tmp_path):
         ("value_decimals: 2", "value_decimals: 9", "sources.events.value_decimals", "less than"),
         ("event: event, ", "", "sources.events", "either `columns.event` or one `event_name`"),
         ("path: incoming/events/*", "table: t", "sources.events", "either `path` (files) or"),
-        ("path: incoming/events/*", "path: a\n    table: t\n    database: d", "sources.events", "either"),
+        (
+            "path: incoming/events/*",
+            "path: a\n    table: t\n    database: d",
+            "sources.events",
+            "either",
+        ),
         ("kind: events", "kind: event", "sources.events", "'events'"),
         ("storage: store", "storage: ''", "storage", "at least 1"),
         ("threads: 1", "threads: 0", "threads", "greater than or equal to 1"),
@@ -126,13 +190,33 @@ def test_mistakes_in_platform(tmp_path, old, new, path, rule):
     ("metric", "path", "rule"),
     [
         ("{kind: mean, event: order, window_days: 0}", "metrics.extra.window_days", "greater"),
-        ("{kind: mean, event: order, window_days: 7, source: nowhere}", "metrics.extra", "'nowhere' is not an event source"),
-        ("{kind: mean, event: order, window_days: 7, source: exposures}", "metrics.extra", "'exposures' is not an event source"),
-        ("{kind: mean, event: order, window_days: 7, where: {device: web}}", "metrics.extra", "property 'device' is not mapped"),
+        (
+            "{kind: mean, event: order, window_days: 7, source: nowhere}",
+            "metrics.extra",
+            "'nowhere' is not an event source",
+        ),
+        (
+            "{kind: mean, event: order, window_days: 7, source: exposures}",
+            "metrics.extra",
+            "'exposures' is not an event source",
+        ),
+        (
+            "{kind: mean, event: order, window_days: 7, where: {device: web}}",
+            "metrics.extra",
+            "property 'device' is not mapped",
+        ),
         ("{kind: median, event: order, window_days: 7}", "metrics.extra", "'mean'"),
         ("{kind: ratio, event: order, window_days: 7}", "metrics.extra", "'numerator' is missing"),
-        ("{kind: retention, event: order, window_days: 7}", "metrics.extra", "'start_day' is missing"),
-        ("{kind: mean, event: order, window_days: 7, heartbeat: 'yes'}", "metrics.extra.heartbeat", "valid boolean"),
+        (
+            "{kind: retention, event: order, window_days: 7}",
+            "metrics.extra",
+            "'start_day' is missing",
+        ),
+        (
+            "{kind: mean, event: order, window_days: 7, heartbeat: 'yes'}",
+            "metrics.extra.heartbeat",
+            "valid boolean",
+        ),
     ],
 )
 def test_mistakes_in_metrics(tmp_path, metric, path, rule):
@@ -183,7 +267,16 @@ def test_a_shared_salt_is_refused_where_it_is_written_second(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["CON.yaml", "a b.yaml", "x.yml", "x" * 65 + ".yaml", "a\n.yaml", "a\u2024b.yaml", "-a.yaml", "ü.yaml"],
+    [
+        "CON.yaml",
+        "a b.yaml",
+        "x.yml",
+        "x" * 65 + ".yaml",
+        "a\n.yaml",
+        "a\u2024b.yaml",
+        "-a.yaml",
+        "ü.yaml",
+    ],
 )
 def test_a_file_name_that_is_no_slug_is_refused(tmp_path, name):
     write_configs(tmp_path)

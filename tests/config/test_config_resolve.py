@@ -4,13 +4,10 @@ import datetime as dt
 import textwrap
 
 import pytest
-
 from factories import EXPERIMENT, METRICS, PLATFORM, make_project, utc
 
 BASE = textwrap.dedent(EXPERIMENT)
-THREE = BASE.replace(
-    "{control: 0.5, treatment: 0.5}", "{control: 0.4, bold: 0.3, plain: 0.3}"
-)
+THREE = BASE.replace("{control: 0.5, treatment: 0.5}", "{control: 0.4, bold: 0.3, plain: 0.3}")
 
 
 def trial(tmp_path, text=BASE, **configs):
@@ -28,7 +25,10 @@ SAME_PLAN = [
     ("mde: 0.1", "# why\n  mde:   1e-1   # ten percent"),
     ("{control: 0.5, treatment: 0.5}", "{control: 0.50, treatment: 5e-1}"),
     ("  mde: 0.1", "  mde: 0.1\n  alpha: 0.05\n  power: 0.8\n  cap: null\n  baseline:"),
-    ("design: {kind: group_sequential, planned: 4}", "design: {planned: 4, kind: group_sequential}"),
+    (
+        "design: {kind: group_sequential, planned: 4}",
+        "design: {planned: 4, kind: group_sequential}",
+    ),
     ("planned: 4", "planned: 4, spending: obrien_fleming"),
     ("owner: team:growth", "owner: team:growth\nunit: user\nphase: 1\ncontrol: control"),
     ("owner: team:growth", "owner: team:growth\nexposure: {source: exposures, first: true}"),
@@ -91,10 +91,26 @@ def test_swapping_two_arms_changes_the_hash_because_units_would_move(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "is_other"),
     [
-        ("spend: {kind: mean, event: order, window_days: 7}", "spend: {kind: mean, event: order, window_days: 8}", True),
-        ("spend: {kind: mean, event: order, window_days: 7}", "spend: {kind: mean, event: [order, tip], window_days: 7}", True),
-        ("spend: {kind: mean, event: order, window_days: 7}", "spend: {kind: mean, event: order, window_days: 7, direction: decrease}", True),
-        ("spend: {kind: mean, event: order, window_days: 7}", "spend: {kind: mean, event: [order], window_days: 7, owner: me, description: x}", False),
+        (
+            "spend: {kind: mean, event: order, window_days: 7}",
+            "spend: {kind: mean, event: order, window_days: 8}",
+            True,
+        ),
+        (
+            "spend: {kind: mean, event: order, window_days: 7}",
+            "spend: {kind: mean, event: [order, tip], window_days: 7}",
+            True,
+        ),
+        (
+            "spend: {kind: mean, event: order, window_days: 7}",
+            "spend: {kind: mean, event: order, window_days: 7, direction: decrease}",
+            True,
+        ),
+        (
+            "spend: {kind: mean, event: order, window_days: 7}",
+            "spend: {kind: mean, event: [order], window_days: 7, owner: me, description: x}",
+            False,
+        ),
         ("start_day: 3", "start_day: 4", True),
     ],
 )
@@ -131,7 +147,9 @@ def test_the_window_starts_and_ends_at_local_midnight_across_a_clock_change(tmp_
 
 
 def test_a_midnight_that_does_not_exist_is_the_first_instant_of_the_day(tmp_path):
-    text = BASE.replace("2026-03-02", "2018-11-04").replace("2026-03-30}", "2018-12-04, timezone: America/Sao_Paulo}")
+    text = BASE.replace("2026-03-02", "2018-11-04").replace(
+        "2026-03-30}", "2018-12-04, timezone: America/Sao_Paulo}"
+    )
     assert trial(tmp_path, text).starts_at == utc(2018, 11, 4, 3)
 
 
@@ -139,12 +157,24 @@ def test_a_midnight_that_does_not_exist_is_the_first_instant_of_the_day(tmp_path
     ("looks", "days"),
     [
         # the last look is when the last unit's window of 7 days closes: 30 March + 7
-        ("schedule: weekly, design: {kind: group_sequential, planned: 4}", [(3, 16), (3, 23), (3, 30), (4, 6)]),
+        (
+            "schedule: weekly, design: {kind: group_sequential, planned: 4}",
+            [(3, 16), (3, 23), (3, 30), (4, 6)],
+        ),
         ("schedule: daily, design: {kind: group_sequential, planned: 3}", [(4, 4), (4, 5), (4, 6)]),
-        ("schedule: weekly, first: 2026-03-20, design: {kind: group_sequential, planned: 2}", [(3, 20), (3, 27)]),
+        (
+            "schedule: weekly, first: 2026-03-20, design: {kind: group_sequential, planned: 2}",
+            [(3, 20), (3, 27)],
+        ),
         # more looks than fit: never before one step after the start
-        ("schedule: weekly, design: {kind: group_sequential, planned: 5}", [(3, 9), (3, 16), (3, 23), (3, 30), (4, 6)]),
-        ("schedule: weekly, design: {kind: group_sequential, planned: 6}", [(3, 9), (3, 16), (3, 23), (3, 30), (4, 6), (4, 13)]),
+        (
+            "schedule: weekly, design: {kind: group_sequential, planned: 5}",
+            [(3, 9), (3, 16), (3, 23), (3, 30), (4, 6)],
+        ),
+        (
+            "schedule: weekly, design: {kind: group_sequential, planned: 6}",
+            [(3, 9), (3, 16), (3, 23), (3, 30), (4, 6), (4, 13)],
+        ),
         ("schedule: information, design: {kind: group_sequential, planned: 4}", []),
         ("schedule: weekly, design: {kind: confidence_sequence}", []),
     ],
@@ -160,9 +190,9 @@ def test_two_event_sources_ask_which_one_a_metric_means(tmp_path):
         "  calls:\n    kind: events\n    path: c/*\n    event_name: call\n"
         "    columns: {unit: u, timestamp: t}\n"
     )
-    from experiments_dagster.config.project import read_project
-
     from factories import write_configs
+
+    from experiments_dagster.config.project import read_project
 
     _, issues = read_project(write_configs(tmp_path, platform=second))
     assert any("needs `source`, one of: events, calls" in issue.rule for issue in issues)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from experiments_dagster.config.errors import ConfigError
 from experiments_dagster.config.yaml_file import MAX_ALIASES, MAX_BYTES, read_yaml
 

@@ -3,6 +3,7 @@
 import duckdb
 import polars as pl
 import pytest
+
 from experiments_dagster.storage.duck import connect
 from experiments_dagster.storage.layout import Layout
 

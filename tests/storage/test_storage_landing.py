@@ -11,12 +11,6 @@ from decimal import Decimal
 import duckdb
 import polars as pl
 import pytest
-from experiments_dagster.storage.errors import BusyError, DataDamagedError
-from experiments_dagster.storage.landing import has_new_files, open_lander
-from experiments_dagster.storage.layout import Layout
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from factories import (
     PLATFORM,
     events_table,
@@ -27,6 +21,12 @@ from factories import (
     manifest_of,
     utc,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments_dagster.storage.errors import BusyError, DataDamagedError
+from experiments_dagster.storage.landing import has_new_files, open_lander
+from experiments_dagster.storage.layout import Layout
 
 T = utc(2026, 3, 2, 10)
 CANARY = "canary-7f3a"
@@ -69,6 +69,7 @@ def ids(project):
 
 
 # duplicates
+
 
 def test_clean_files_land_whole(project):
     report = land_rows(project, "a", order(), order("u2", event_id="e2"))
@@ -141,6 +142,7 @@ def test_replayed_and_shuffled_deliveries_give_the_clean_result(tmp_path):
 
 
 # damaged, changed and drifted files
+
 
 @pytest.mark.parametrize("cut", ["0", "8", "half", "last byte"])
 def test_a_cut_file_is_named_and_stops_nothing_else(project, cut):
@@ -275,6 +277,7 @@ def test_an_empty_valid_file_lands_with_no_rows(project):
 
 # bad rows
 
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -364,7 +367,9 @@ HEADER = "user,at,event,id,amount\n"
 
 def test_a_csv_lands_like_parquet(tmp_path):
     project = csv_project(tmp_path, "Europe/Berlin")
-    write_csv(project, "a", HEADER + "01,2026-04-02 12:00:00,order,e1,1e-3\nu2,2026-01-02,order,e2,\n")
+    write_csv(
+        project, "a", HEADER + "01,2026-04-02 12:00:00,order,e1,1e-3\nu2,2026-01-02,order,e2,\n"
+    )
     assert land_now(project).problems == ()
     rows = landed(project).sort("event_id").select("unit", "occurred_at", "value").rows()
     assert rows == [
@@ -397,7 +402,11 @@ def test_text_with_an_offset_is_an_instant_and_naive_text_is_local(tmp_path, wri
 def test_without_a_declared_zone_only_instants_are_read(tmp_path):
     project = csv_project(tmp_path)
     write_csv(project, "good", HEADER + "u,2026-03-02T10:00:00+02:00,order,e1,1\n")
-    write_csv(project, "bad", HEADER + "u,2026-03-02T10:00:00Z,order,e2,1\nu,2026-03-02 10:00:00,order,e3,1\n")
+    write_csv(
+        project,
+        "bad",
+        HEADER + "u,2026-03-02T10:00:00Z,order,e2,1\nu,2026-03-02 10:00:00,order,e3,1\n",
+    )
     (problem,) = land_now(project).problems
     assert "bad.csv: line 3: column 'at' has no time zone; declare `timezone`" in problem
     assert landed(project)["occurred_at"].to_list() == [dt.datetime(2026, 3, 2, 8)]
@@ -439,15 +448,40 @@ def test_an_unknown_file_type_is_named(project):
 
 # days and zones
 
+
 @pytest.mark.parametrize(
     ("zone", "at", "day", "start", "end"),
     [
-        ("Europe/Berlin", utc(2026, 3, 29, 12), (2026, 3, 29), (2026, 3, 28, 23), (2026, 3, 29, 22)),
-        ("Europe/Berlin", utc(2026, 10, 25, 22, 59), (2026, 10, 25), (2026, 10, 24, 22), (2026, 10, 25, 23)),
+        (
+            "Europe/Berlin",
+            utc(2026, 3, 29, 12),
+            (2026, 3, 29),
+            (2026, 3, 28, 23),
+            (2026, 3, 29, 22),
+        ),
+        (
+            "Europe/Berlin",
+            utc(2026, 10, 25, 22, 59),
+            (2026, 10, 25),
+            (2026, 10, 24, 22),
+            (2026, 10, 25, 23),
+        ),
         ("Africa/Cairo", utc(2025, 4, 24, 22), (2025, 4, 25), (2025, 4, 24, 22), (2025, 4, 25, 21)),
         # Midnight comes twice; the day begins with the first.
-        ("America/Havana", utc(2025, 11, 2, 4, 15), (2025, 11, 2), (2025, 11, 2, 4), (2025, 11, 3, 5)),
-        ("America/Havana", utc(2025, 11, 2, 3, 59), (2025, 11, 1), (2025, 11, 1, 4), (2025, 11, 2, 4)),
+        (
+            "America/Havana",
+            utc(2025, 11, 2, 4, 15),
+            (2025, 11, 2),
+            (2025, 11, 2, 4),
+            (2025, 11, 3, 5),
+        ),
+        (
+            "America/Havana",
+            utc(2025, 11, 2, 3, 59),
+            (2025, 11, 1),
+            (2025, 11, 1, 4),
+            (2025, 11, 2, 4),
+        ),
         ("UTC", utc(2026, 3, 29), (2026, 3, 29), (2026, 3, 29), (2026, 3, 30)),
     ],
 )
@@ -530,13 +564,18 @@ def test_every_row_is_kept_deduplicated_or_quarantined(tmp_path_factory, batches
             report = land_now(repeated, now=now)
             for file in files(report):
                 assert file.rows_in == file.kept + file.deduplicated + file.quarantined
-                assert sum(v for k, v in file.reasons.items() if k != "same_file") == file.quarantined
+                assert (
+                    sum(v for k, v in file.reasons.items() if k != "same_file") == file.quarantined
+                )
             lander.land(arrival_day=now.date(), now=now)
     sent = [row for parts in batches for rows in parts for row in rows]
     fine = {
         row[3]
         for row in sent
-        if row[0] and row[1] in (T, T + dt.timedelta(hours=1)) and row[2] and row[3]
+        if row[0]
+        and row[1] in (T, T + dt.timedelta(hours=1))
+        and row[2]
+        and row[3]
         and (row[4] is None or 0 <= row[4] < 1e9)
     }
     a, b = manifest_of(repeated), manifest_of(remembered)
@@ -548,6 +587,7 @@ def test_every_row_is_kept_deduplicated_or_quarantined(tmp_path_factory, batches
 
 
 # two writers, and one that dies
+
 
 def test_the_second_of_two_landings_is_told_who_is_busy(project):
     incoming(project, "events", "a", events_table([order()]))
@@ -573,7 +613,10 @@ def start_landing(project):
     code = CHILD.format(tests=os.path.dirname(__file__) + "/..", folder=str(project.folder))  # noqa: PTH120
     child = subprocess.Popen(
         [sys.executable, "-c", code],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert child.stdout.readline() == "ready\n"
     return child
@@ -623,6 +666,7 @@ def test_a_killed_landing_leaves_no_part_and_the_next_lands_everything_once(proj
 
 # what has landed is damaged
 
+
 def test_a_damaged_landed_file_is_named_when_it_is_read(project):
     land_rows(project, "a", *(order(event_id=f"e{k}") for k in range(50)))
     manifest = manifest_of(project)
@@ -659,7 +703,11 @@ def test_a_broken_manifest_is_refused(project, fault):
     elif fault == "swapped":
         two.write_text(one.read_text())
     else:
-        new = {"cut": content[:40], "edited": content.replace('"kept": 1', '"kept": 2'), "empty": ""}
+        new = {
+            "cut": content[:40],
+            "edited": content.replace('"kept": 1', '"kept": 2'),
+            "empty": "",
+        }
         two.write_text(new[fault])
     with pytest.raises(DataDamagedError, match="Hint: restore the file from your backup"):
         manifest_of(project)

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+
 from experiments_dagster.storage.errors import BusyError, DataDamagedError, StorageError
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.ledger import Ledger
@@ -131,7 +132,8 @@ def files(root):
 
 @pytest.mark.parametrize("fault", ["deleted", "cut", "empty", "edited"])
 @pytest.mark.parametrize(
-    "name", ["000000.plan", "000001.reserved", "000002.recorded", "000003.reserved", "000003.recorded"]
+    "name",
+    ["000000.plan", "000001.reserved", "000002.recorded", "000003.reserved", "000003.recorded"],
 )
 def test_a_damaged_file_is_refused(three, name, fault):
     path = ledger(three).folder / f"{name}.json"

@@ -31,6 +31,7 @@ BLOCK_P, WARN_P = 0.001, 0.01  # fixed test, planned end only
 BLOCK_ANYTIME_P, WARN_ANYTIME_P = 0.01, 0.05  # E >= 100 and E >= 20
 ROUND_SPLIT = 0.05  # splits people configure are multiples of 5 %
 NEAR_SPLIT = 0.005
+FAR_SPLIT = 0.01
 
 Vector = NDArray[np.float64]
 
@@ -228,7 +229,9 @@ def _configuration_hint(counts: Sequence[float], shares: Sequence[float]) -> str
     """Name the round split that the counts are close to, where it is not the configured one."""
     observed = np.asarray(counts) / sum(counts)
     split = ROUND_SPLIT * np.round(observed / ROUND_SPLIT)
-    is_near = float(np.abs(observed - split).max()) <= NEAR_SPLIT
+    # Sampling moves the observed split: allow 1.5 standard errors, but never to the next split.
+    sampling = 1.5 * math.sqrt(0.25 / sum(counts))
+    is_near = float(np.abs(observed - split).max()) <= min(max(NEAR_SPLIT, sampling), FAR_SPLIT)
     is_configured = float(np.abs(split - np.asarray(shares)).max()) <= NEAR_SPLIT
     if not is_near or is_configured or abs(float(split.sum()) - 1) > NEAR_SPLIT or not split.all():
         return ""
