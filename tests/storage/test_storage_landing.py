@@ -679,13 +679,37 @@ def test_a_damaged_landed_file_is_named_when_it_is_read(project):
         with pytest.raises(DataDamagedError, match="SHA-256") as caught:
             manifest_of(project).verified(table)
         assert str(path) in str(caught.value)
-    with pytest.raises(DataDamagedError, match="SHA-256"):
-        land_rows(project, "b", order(event_id="new"))
     path.unlink()
     with pytest.raises(DataDamagedError, match="landed file is missing"):
         manifest_of(project).verified(table)
     path.write_bytes(content)
     assert manifest_of(project).verified(table) == path
+
+
+def ids_file(project):
+    return Layout(project.storage).root / "landing" / "ids" / "events" / "000001.parquet"
+
+
+def test_duplicates_are_found_although_the_batch_that_holds_them_is_damaged(project):
+    land_rows(project, "a", order(), order(event_id="e2"))
+    Layout(project.storage).landed("events", 1).write_bytes(b"")
+    again = [order(), order(event_id="e2", amount=7.0), order(event_id="e3")]
+    (file,) = files(land_rows(project, "b", *again))
+    assert (file.kept, file.deduplicated, file.reasons) == (1, 1, {"conflicting_duplicate": 1})
+    ids_file(project).unlink()
+    with pytest.raises(DataDamagedError, match="SHA-256"):
+        land_rows(project, "c", order(event_id="e4"))
+    assert manifest_of(project).head == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", None])
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_damaged_ids_are_rebuilt_from_the_landed_rows(project, suffix, damage):
+    land_rows(project, "a", order(), order(event_id="e2"))
+    path = ids_file(project).with_suffix(suffix)
+    path.unlink() if damage is None else path.write_bytes(damage)
+    (file,) = files(land_rows(project, "b", order(), order(event_id="e3")))
+    assert (file.kept, file.deduplicated) == (1, 1)
 
 
 def three_batches(project):
