@@ -18,7 +18,7 @@ from rich.status import Status
 OK, USAGE, CONTRACT, DAMAGED, NOT_ESTIMABLE = 0, 2, 3, 4, 5
 
 # Piped output has no width of its own; tables then take the room they need.
-MIN_WIDTH = 120
+MIN_WIDTH = 130
 out = Console(highlight=False, width=None if sys.stdout.isatty() else MIN_WIDTH)
 err = Console(stderr=True, highlight=False)
 

@@ -76,7 +76,7 @@ def verdict_table(project: Project, manifest: Manifest, slugs: list[str] | None 
     table.add_column("std. error", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
     table.add_column("truth", justify="right", no_wrap=True)
-    table.add_column("variance removed", justify="right")
+    table.add_column("variance removed", justify="right", no_wrap=True)
     for slug in slugs or list(project.experiments):
         experiment = project.experiments[slug]
         looks = recorded_looks(open_ledger(manifest, experiment))

@@ -171,6 +171,14 @@ def test_every_standard_error_equals_an_independent_recomputation(looks, project
     assert compared == 2 * (2 * 2 + 1) + 2 * (3 * 2 + 1)
 
 
+def test_the_readme_shows_what_the_demo_prints(folder, looks):
+    text = (REPOSITORY / "README.md").read_text()
+    block = text.split("<!-- demo -->")[1].split("<!-- /demo -->")[0].strip().strip("`")
+    printed = experiments("status", "--config-dir", folder).splitlines()
+    shown = [line.rstrip() for line in block.strip().splitlines()]
+    assert [line.rstrip() for line in printed[: len(shown)]] == shown
+
+
 def snapshot(folder):
     kept = [
         path
