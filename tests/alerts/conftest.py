@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from experiments_dagster.alerts.alert import Alert, alert_id_for
 from experiments_dagster.alerts.outbox import Outbox
 from experiments_dagster.alerts.transport import TransportError, WireRequest, WireResponse

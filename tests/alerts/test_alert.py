@@ -1,8 +1,9 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from experiments_dagster.alerts.alert import Alert, alert_id_for
 from pydantic import ValidationError
+
+from experiments_dagster.alerts.alert import Alert, alert_id_for
 
 
 def test_json_round_trip(alert_factory):
@@ -21,7 +22,7 @@ def test_time_is_stored_as_utc(alert_factory):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"created_at": datetime(2026, 1, 5)},  # noqa: DTZ001 - the naive time under test
+        {"created_at": datetime(2026, 1, 5)},
         {"level": "fatal"},
         {"alert_id": "../../etc/passwd"},
         {"alert_id": ""},

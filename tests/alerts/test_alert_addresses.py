@@ -4,6 +4,7 @@ import ipaddress
 import socket
 
 import pytest
+
 from experiments_dagster.alerts import addresses
 from experiments_dagster.alerts.addresses import (
     AddressRefusedError,

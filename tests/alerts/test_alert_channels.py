@@ -7,6 +7,8 @@ import threading
 import time
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
+
 from experiments_dagster.alerts.channel import Outside
 from experiments_dagster.alerts.channels import AlertSettings, ChannelSettings
 from experiments_dagster.alerts.delivery import deliver_pending
@@ -14,7 +16,6 @@ from experiments_dagster.alerts.file import FileChannel, append_once
 from experiments_dagster.alerts.slack import SlackChannel, slack_message
 from experiments_dagster.alerts.transport import TransportError, UrllibTransport, WireRequest
 from experiments_dagster.alerts.webhook import WebhookChannel
-from pydantic import TypeAdapter, ValidationError
 
 CANARY = "canary-5f1c9a77"
 ENVIRON = {"HOOK_SECRET": f"secret-{CANARY}", "SLACK_URL": f"https://hooks.slack.com/{CANARY}"}

@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+
 from experiments_dagster.alerts.delivery import deliver_pending
 from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.alerts.slack import SlackChannel

@@ -5,6 +5,7 @@ import ssl
 import subprocess
 
 import pytest
+
 from experiments_dagster.alerts.transport import TransportError, UrllibTransport, WireRequest
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+
 from experiments_dagster.alerts.outbox import AttemptLog, Outbox
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+
 from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.alerts.outbox import Outbox
 from experiments_dagster.alerts.runs import CheckKey, CheckState

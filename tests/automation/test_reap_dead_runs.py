@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+
 from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.alerts.outbox import Outbox
 from experiments_dagster.automation import reap_dead_runs as module

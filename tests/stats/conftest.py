@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from experiments_dagster.stats.moments import ArmMoments
 from hypothesis import settings
+
+from experiments_dagster.stats.moments import ArmMoments
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

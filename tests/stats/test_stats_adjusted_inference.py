@@ -2,6 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from experiments_dagster.stats.intervals import two_sided_p_value, upper_tail
 from experiments_dagster.stats.sequential.adjusted import (
     analyse_stopped,
@@ -10,8 +13,6 @@ from experiments_dagster.stats.sequential.adjusted import (
     stagewise_p_value,
 )
 from experiments_dagster.stats.sequential.boundaries import solve_boundaries
-from hypothesis import given
-from hypothesis import strategies as st
 
 SPENDING = {"asOF": "obrien_fleming", "asP": "pocock"}
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from experiments_dagster.stats.design.bias import multi_arm_outcome, pre_period_balance
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.moments import ArmMoments

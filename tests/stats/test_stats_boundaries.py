@@ -2,6 +2,10 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
 from experiments_dagster.stats.sequential.boundaries import (
     design_boundaries,
     next_boundary,
@@ -9,9 +13,6 @@ from experiments_dagster.stats.sequential.boundaries import (
 )
 from experiments_dagster.stats.sequential.recursion import crossing_probabilities
 from experiments_dagster.stats.sequential.spending import cumulative_alpha
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
 DESIGNS = {
     "P": "pocock",

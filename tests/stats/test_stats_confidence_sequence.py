@@ -2,6 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.sequential.confidence_sequence import (
@@ -14,8 +17,6 @@ from experiments_dagster.stats.sequential.confidence_sequence import (
     tuning_information,
     tuning_rho2,
 )
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 
 def test_reference_asymptotic_sequence(reference):

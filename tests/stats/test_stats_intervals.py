@@ -1,4 +1,6 @@
 import pytest
+from scipy import stats
+
 from experiments_dagster.stats.intervals import (
     ArmSummary,
     critical_value,
@@ -7,7 +9,6 @@ from experiments_dagster.stats.intervals import (
     upper_quantile,
     upper_tail,
 )
-from scipy import stats
 
 # Two implementations of the same special function.
 SPECIAL = 1e-9

@@ -2,10 +2,11 @@ import time
 
 import numpy as np
 import pytest
-from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.units.lin import compare_adjusted, with_missing_indicator
 from hypothesis import given
 from hypothesis import strategies as st
+
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.methods.units.lin import compare_adjusted, with_missing_indicator
 
 # Two numerically different routes to the same linear algebra.
 ALGEBRA = 1e-9

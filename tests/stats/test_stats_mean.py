@@ -1,12 +1,13 @@
 import numpy as np
 import polars as pl
 import pytest
-from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.moments.mean import compare_means
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.methods.moments.mean import compare_means
 
 samples = st.integers(2, 30).flatmap(
     lambda n: arrays(np.float64, n, elements=st.integers(-1000, 1000).map(float))

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.moments import ArmMoments, check_arms
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.moments import ArmMoments, check_arms
 
 # Two passes against a merge: only the last digits may differ.
 MERGE = 1e-9

@@ -2,11 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 
 def make_contrast(summary_arm, mean_control=10.0, mean_treatment=9.9, n=1000):

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from experiments_dagster.stats.sequential.boundaries import design_boundaries, solve_boundaries
 from experiments_dagster.stats.sequential.power import (
     expected_information,

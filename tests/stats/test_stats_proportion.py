@@ -1,6 +1,10 @@
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.proportion import (
     compare_proportions,
@@ -11,9 +15,6 @@ from experiments_dagster.stats.methods.moments.proportion import (
 )
 from experiments_dagster.stats.methods.moments.score_interval import score_interval
 from experiments_dagster.stats.moments import ArmMoments
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from scipy import stats
 
 REFERENCE = [
     ("cookie_cats", ["retention_1", "retention_7"]),

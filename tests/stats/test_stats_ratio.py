@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.ratio import compare_ratios, linearised_t

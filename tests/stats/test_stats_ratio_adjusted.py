@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.units.lin import compare_adjusted
 from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted

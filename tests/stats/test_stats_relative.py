@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from experiments_dagster.stats.methods.moments.mean import compare_means
-from experiments_dagster.stats.moments import ArmMoments
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from experiments_dagster.stats.methods.moments.mean import compare_means
+from experiments_dagster.stats.moments import ArmMoments
 
 Z = 1.959963984540054
 

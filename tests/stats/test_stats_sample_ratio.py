@@ -4,6 +4,9 @@ from decimal import Decimal, localcontext
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from experiments_dagster.stats.design.sample_ratio import (
     anytime_p_value,
     chi_square,
@@ -11,8 +14,6 @@ from experiments_dagster.stats.design.sample_ratio import (
     sequential_log_e_value,
 )
 from experiments_dagster.stats.errors import EstimationError
-from hypothesis import given
-from hypothesis import strategies as st
 
 HALVES = {"control": 0.5, "treatment": 0.5}
 

@@ -1,9 +1,10 @@
 import math
 
 import pytest
-from experiments_dagster.stats.sequential.spending import cumulative_alpha, spent_per_tail
 from hypothesis import given
 from hypothesis import strategies as st
+
+from experiments_dagster.stats.sequential.spending import cumulative_alpha, spent_per_tail
 
 NAMES = ["obrien_fleming", "pocock", "kim_demets", "hwang_shih_decani"]
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+
 from experiments_dagster.causal.series.impact import estimate_impact, path_limits, two_sided_p
 from experiments_dagster.causal.series.records import EffectInterval
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from experiments_dagster.causal.series.impact import estimate_impact
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "timeseries"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.stats.errors import EstimationError
 

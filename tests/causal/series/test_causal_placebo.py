@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.stats.errors import EstimationError
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from experiments_dagster.causal.series.posterior import EVIDENCE_POWER, fit_posterior
 from experiments_dagster.causal.series.priors import ridge_precision, weak_grid
 
