@@ -53,7 +53,14 @@ def _folder(config_dir: Path) -> Path:
 
 
 def _load(config_dir: Path) -> Project:
-    """The usable part of a project; mistakes are shown and stop only what they concern."""
+    return _load_all(config_dir)[0]
+
+
+def _load_all(config_dir: Path) -> tuple[Project, bool]:
+    """The usable part of a project, and whether anything was left out of it.
+
+    Mistakes are shown and stop only what they concern.
+    """
     from experiments_dagster.config.errors import ConfigError
     from experiments_dagster.config.project import read_project
 
@@ -62,7 +69,7 @@ def _load(config_dir: Path) -> Project:
         raise ConfigError(issues)
     for issue in issues:
         warn(f"left out: {issue}")
-    return project
+    return project, bool(issues)
 
 
 def _known(project: Project, slugs: list[str]) -> None:
@@ -161,7 +168,7 @@ def run(
 ) -> None:
     """Land new files, take the looks that are due, estimate interventions, deliver alerts."""
     with exit_codes():
-        project = _load(config_dir)
+        project, has_issues = _load_all(config_dir)
         _known(project, slugs or [])
         with progress("starting"):
             from experiments_dagster.cli.runs import Runner
@@ -174,7 +181,8 @@ def run(
         _show_status(project, slugs, as_json=as_json)
         for failure in failures:
             err.print(f"[bold red]error[/]: {failure['subject']}: {failure['message']}")
-        raise typer.Exit(max((failure["code"] for failure in failures), default=OK))
+        codes = [failure["code"] for failure in failures]
+        raise typer.Exit(max(codes, default=USAGE if has_issues else OK))
 
 
 def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) -> None:

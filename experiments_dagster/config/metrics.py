@@ -133,7 +133,7 @@ class Metric(Spec):
     start_day: int
     window_days: int
     direction: Direction
-    display_unit: str | None
+    display_unit: str | None = None
 
     @property
     def end_day(self) -> int:

@@ -114,6 +114,12 @@ class Experiment(Spec):
         document = self.model_dump(mode="json", exclude={"owner", "spec"}, by_alias=True)
         # Arms share out the buckets in this order, so that swapping two moves units.
         document["arms"] = list(self.variants)
+        for metric in (
+            document["primary"],
+            *document["secondary"],
+            *(metric for _, metric in document["guardrails"]),
+        ):
+            del metric["display_unit"]  # for people; it changes no number
         document["salt"] = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
         return document
 

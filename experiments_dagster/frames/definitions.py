@@ -17,7 +17,7 @@ which is exact to the microsecond and touches single events only near the cuts.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,22 @@ class WindowTotal:
     end_day: int
 
 
+def with_text_columns(frame: Frame, names: Iterable[str]) -> Frame:
+    """The frame with a null text column for each name it lacks: a property not mapped back then."""
+    present = frame.collect_schema().names()
+    missing = [name for name in sorted(set(names)) if name not in present]
+    if not missing:
+        return frame
+    return frame.with_columns(*(nw.lit(None, dtype=nw.String).alias(name) for name in missing))
+
+
 def measured_events(events: Frame, measures: Sequence[Measure]) -> Frame:
     """One row per landed event that some measure counts, with one column per measure.
 
     Columns: unit, occurred_at, event_day, day_start, day_end, n_events (1), one per measure key.
     """
     wanted = sorted({event for measure in measures for event in measure.events})
+    events = with_text_columns(events, (name for measure in measures for name in measure.where))
     return events.filter(nw.col("event").is_in(wanted)).select(
         "unit",
         "occurred_at",
@@ -89,7 +99,7 @@ def first_exposures(
 
     Columns: unit, arm, exposed_at, n_exposures, n_arms, then the segments at first exposure.
     """
-    rows = exposures.filter(
+    rows = with_text_columns(exposures, segments).filter(
         nw.col("experiment") == experiment,
         nw.col("occurred_at") >= starts_at,
         nw.col("occurred_at") < ends_at,

@@ -40,7 +40,8 @@ IDENTITY = ("unit", "arm", "exposed_at", "is_pre_missing")
 class FrameInfo:
     """A published pair of frames and what it was made from.
 
-    `horizon` is the instant up to which data are complete: windows that end later are open.
+    `horizon` is the instant up to which the slowest source is complete; windows of its metrics
+    that end later are open.
     `n_exposed` counts units of one arm by arm; `n_multi_arm` the excluded units by first arm;
     `n_rows` raw exposures by arm.
     """
@@ -85,21 +86,27 @@ class Frames:
         return self.ratio if metric.is_ratio else self.user
 
 
-def data_horizon(
+def data_horizons(
     experiment: Experiment, manifest: Manifest, *, cutoff: int, as_of: dt.datetime
-) -> dt.datetime | None:
-    """Up to when the landed data speak: `as_of`, but no later than the newest event's local day.
+) -> dict[str, dt.datetime]:
+    """Up to when each event source speaks; sources without landed events are left out.
 
-    None when no event has landed.
+    That is `as_of`, but no later than the end of the local day of the source's newest event: a
+    source that fell behind closes no windows.
     """
     sources = {part.source for metric in experiment.metrics for part in metric.parts}
-    last = manifest.last_event_at(sources, up_to=cutoff)
-    if last is None:
-        return None
-    local = last.astimezone(ZoneInfo(experiment.timezone))
+    horizons = {}
+    for source in sorted(sources):
+        last = manifest.last_event_at({source}, up_to=cutoff)
+        if last is not None:
+            horizons[source] = min(as_of, _end_of_day(last, experiment.timezone))
+    return {source: horizon.astimezone(dt.UTC) for source, horizon in horizons.items()}
+
+
+def _end_of_day(instant: dt.datetime, timezone: str) -> dt.datetime:
+    local = instant.astimezone(ZoneInfo(timezone))
     next_day = local.date() + dt.timedelta(days=1)
-    day_end = dt.datetime.combine(next_day, dt.time(), local.tzinfo)
-    return min(as_of, day_end).astimezone(dt.UTC)
+    return dt.datetime.combine(next_day, dt.time(), local.tzinfo)
 
 
 def build_unit_frames(
@@ -126,15 +133,16 @@ def build_unit_frames(
         DataDamagedError: A landed file that is needed is damaged.
     """
     layout = manifest.layout
-    horizon = data_horizon(experiment, manifest, cutoff=cutoff, as_of=as_of)
-    if horizon is None:
+    horizons = data_horizons(experiment, manifest, cutoff=cutoff, as_of=as_of)
+    if not horizons:
         raise ContractError("raw/events", {"no events have landed": 0})
     partials = _partials(project, manifest, experiment, cutoff)
     exposure_tables = manifest.tables(experiment.exposure_source, up_to=cutoff)
     exposure_files = [manifest.verified(table) for _, table in exposure_tables]
     if not exposure_files:
         raise ContractError("raw/exposures", {"no exposures have landed": 0})
-    all_rows = _collect(project, layout, experiment, partials, exposure_files, horizon)
+    all_rows = _collect(project, layout, experiment, partials, exposure_files, horizons)
+    horizon = min(horizons.values())
     inputs = {table.path: table.sha256 for _, table in exposure_tables}
     inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
     name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{experiment.plan_hash}"
@@ -218,16 +226,16 @@ def _collect(
     experiment: Experiment,
     partials: dict[str, Partials],
     exposure_files: list[Path],
-    horizon: dt.datetime,
+    horizons: dict[str, dt.datetime],
 ) -> pl.DataFrame:
     """All exposed units with all columns, ordered by unit so that reruns are equal."""
-    naive = horizon.replace(tzinfo=None)
+    newest = max(horizons.values()).replace(tzinfo=None)
     with connect(project.platform, layout) as duck:
         exposures = first_exposures(
             nw.from_native(duck.parquet(exposure_files)),
             experiment=experiment.exposure_name,
             starts_at=experiment.starts_at.replace(tzinfo=None),
-            ends_at=min(experiment.ends_at.replace(tzinfo=None), naive),
+            ends_at=min(experiment.ends_at.replace(tzinfo=None), newest),
             segments=experiment.segments,
         )
         frame = exposures
@@ -245,7 +253,7 @@ def _collect(
                     cap_basis=_cap_basis(experiment) if experiment.primary in metrics else None,
                 ),
             )
-            columns = unit_frame(totals, metrics, naive)
+            columns = unit_frame(totals, metrics, horizons[source].replace(tzinfo=None))
             if frame is exposures:
                 frame = columns
             else:

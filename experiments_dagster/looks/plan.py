@@ -27,10 +27,21 @@ def check_plan(ledger: Ledger, experiment: Experiment) -> None:
     Raises:
         PlanChangedError: With the path, old and new value of each change.
     """
+    _refuse_old_salt(ledger, experiment)
     if ledger.plan is None or ledger.plan["plan_hash"] == experiment.plan_hash:
         return
     changes = differences(ledger.plan["document"], experiment.plan_document)
     raise PlanChangedError(experiment.slug, changes or ["the way plans are written"])
+
+
+def _refuse_old_salt(ledger: Ledger, experiment: Experiment) -> None:
+    """A new phase with an old salt would keep every unit in its old arm, carry-over included."""
+    salt = experiment.plan_document["salt"]
+    for phase in range(1, experiment.phase):
+        earlier = Ledger(ledger.layout, ledger.slug, phase).refresh().plan
+        if earlier is not None and earlier["document"]["salt"] == salt:
+            change = f"phase {experiment.phase} has the salt of phase {phase}; it needs a new one"
+            raise PlanChangedError(experiment.slug, [change])
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -43,9 +43,9 @@ from experiments_dagster.looks.sequential import (
     information_fraction,
 )
 from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.storage.errors import BusyError
+from experiments_dagster.storage.errors import BusyError, DataDamagedError
 from experiments_dagster.storage.ledger import Ledger
-from experiments_dagster.storage.manifest import Manifest
+from experiments_dagster.storage.manifest import RESTORE_HINT, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,17 @@ class LookAttempt:
 
 
 def open_ledger(manifest: Manifest, experiment: Experiment) -> Ledger:
-    """The verified ledger of an experiment's present phase."""
-    return Ledger(manifest.layout, experiment.slug, experiment.phase).refresh()
+    """The verified ledger of an experiment's present phase.
+
+    Raises:
+        DataDamagedError: The ledger is damaged, or batches that a look has read are gone.
+    """
+    ledger = Ledger(manifest.layout, experiment.slug, experiment.phase).refresh()
+    cutoff = ledger.looks[-1]["cutoff"] if ledger.looks else 0
+    if cutoff > manifest.head:
+        rule = f"ends at batch {manifest.head}, but a look of {experiment.slug} read {cutoff}"
+        raise DataDamagedError(manifest.layout.manifest, rule, RESTORE_HINT)
+    return ledger
 
 
 def recorded_looks(ledger: Ledger) -> list[Look]:

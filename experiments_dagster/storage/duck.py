@@ -41,8 +41,12 @@ class Duck:
         return self.connection.sql(sql, params=params or None)
 
     def parquet(self, files: Iterable[Path]) -> duckdb.DuckDBPyRelation:
-        """A lazy relation over listed files (never a glob), columns by name."""
-        return self.connection.read_parquet([str(file) for file in files], union_by_name=False)
+        """A lazy relation over listed files (never a glob), columns by name.
+
+        All files are the program's own. A column that older files lack, such as a property that
+        was mapped later, is NULL there.
+        """
+        return self.connection.read_parquet([str(file) for file in files], union_by_name=True)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ from experiments_dagster.storage.normalise import (
     read_columns,
     select_events,
     select_exposures,
+    value_type,
 )
 from experiments_dagster.storage.seen_ids import id_files, write_ids
 
@@ -293,6 +294,7 @@ class _SourceLanding:
             }
         expected = next((f.columns for f in landed if f.columns), None)
         try:
+            self._refuse_other_value_type()
             reader, columns = read_columns(
                 self.duck, self.source, self._alias(), item.path, expected
             )
@@ -307,6 +309,16 @@ class _SourceLanding:
             problems.append(f"{item.path}: {reason}")
             return record | {"error": reason}
         return record | {"columns": columns, "rows_in": counted[0][0]}
+
+    def _refuse_other_value_type(self) -> None:
+        """Values of another type beside the landed ones would be rounded when they are read."""
+        wanted = value_type(self.source)
+        for _, table in self.manifest.tables(self.name, up_to=self.manifest.head)[-1:]:
+            if table.value_type is not None and table.value_type != wanted:
+                raise FileRefusedError(
+                    f"`value_decimals` changed: landed values are {table.value_type}, "
+                    f"the source now asks for {wanted}. Hint: take it back, or name a new source"
+                )
 
     def _alias(self) -> str:
         """The name under which this source's DuckDB file is attached, if it has one."""
@@ -399,6 +411,7 @@ class _SourceLanding:
             size=target.stat().st_size,
             modified_ns=target.stat().st_mtime_ns,
             rows=summary[0],
+            value_type=value_type(self.source),
             first_at=_aware(summary[1]),
             last_at=_aware(summary[2]),
         )

@@ -55,6 +55,7 @@ class LandedTable(_Entry):
     size: int
     modified_ns: int = 0
     rows: int
+    value_type: str | None = None
     first_at: dt.datetime | None
     last_at: dt.datetime | None
 

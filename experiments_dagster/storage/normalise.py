@@ -86,6 +86,13 @@ def read_columns(
     return reader, mapped
 
 
+def value_type(source: EventSource | ExposureSource) -> str | None:
+    """The SQL type in which a source's values are landed; None for exposures."""
+    if isinstance(source, ExposureSource):
+        return None
+    return "DOUBLE" if source.value_decimals is None else f"DECIMAL(18,{source.value_decimals})"
+
+
 def select_events(
     source: EventSource, reader: str, types: dict[str, str], zone: str, now: dt.datetime
 ) -> str:
@@ -93,7 +100,7 @@ def select_events(
     columns = source.columns
     event = _text(columns.event) if columns.event else quote_text(source.event_name or "")
     raw = "NULL" if columns.value is None else quote_name(columns.value)
-    exact = "DOUBLE" if source.value_decimals is None else f"DECIMAL(18,{source.value_decimals})"
+    exact = value_type(source)
     event_id = f"{_text(columns.event_id)} AS event_id, " if columns.event_id else ""
     rules = [
         *_common_rules(now),

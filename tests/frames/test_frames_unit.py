@@ -19,10 +19,12 @@ from factories import (
     make_project,
     manifest_of,
     utc,
+    write_configs,
 )
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.definitions import (
     first_exposures,
     measured_events,
@@ -297,6 +299,13 @@ def test_a_unit_with_events_in_only_one_of_two_sources_has_a_pre_period(tmp_path
     calls = events(("caller", E - DAY, "call", None), ("shopper", E + 3 * DAY, "call", None))
     calls.drop("event", "amount").write_parquet(tmp_path / "incoming/calls/a.parquet")
     land_now(project)
+    # The calls end on day 3, so that windows of their metrics are open, and only those.
+    frames = frames_of(project)
+    assert frames.info.n_immature["back"] == 3
+    assert frames.info.n_immature["spend"] == 0
+    closing = events(("nobody", LATE, "call", None))
+    closing.drop("event", "amount").write_parquet(tmp_path / "incoming/calls/b.parquet")
+    land_now(project)
     assert values(frames_of(project).user, "spend", "pre_spend", "back", "is_pre_missing") == {
         "caller": (0.0, 0.0, 0.0, False),
         "neither": (0.0, 0.0, 0.0, True),
@@ -310,6 +319,23 @@ def test_the_cap_basis_is_the_pre_period_total_over_a_window_as_long_as_the_outc
     rows = [("u", E - 7 * DAY - US, "order", 1.0), ("u", E - 7 * DAY, "order", 2.0), CLOSING]
     land_batch(project, "a", rows, [("u", E, "control")])
     assert values(frames_of(project).user, "cap_basis_spend", "pre_spend") == {"u": (2.0, 3.0)}
+
+
+def test_a_property_mapped_later_is_empty_in_older_batches(tmp_path):
+    project = make_project(tmp_path)
+    land_batch(project, "a", [("u", E, "order", 1.0)], [("u", E, "control")])
+    platform = PLATFORM.replace(
+        "value_decimals: 2", "value_decimals: 2\n        properties: {device: device}"
+    )
+    metrics = METRICS.replace(
+        "spend: {kind: mean, event: order,",
+        "spend: {kind: mean, event: order, where: {device: tv},",
+    )
+    project = load_project(write_configs(tmp_path, platform=platform, metrics=metrics))
+    later = events(("u", E + DAY, "order", 4.0), CLOSING).with_columns(device=pl.lit("tv"))
+    incoming(project, "events", "b", later)
+    land_now(project)
+    assert values(frames_of(project).user, "spend", "orders") == {"u": (4.0, 2.0)}
 
 
 def test_without_data_there_is_no_frame(project):

@@ -425,3 +425,34 @@ def test_a_confidence_sequence_looks_without_end_and_spends_nothing(tmp_path):
 def test_nothing_in_a_ledger_names_a_unit(aa):
     assert Path(aa.ledger.folder).exists()
     assert not any(b"s000" in content for content in aa.files().values())
+
+
+def test_a_second_phase_needs_a_new_salt(tmp_path):
+    run = Run(tmp_path, 0.0)
+    run.land_until(dt.date(2026, 3, 17))
+    as_of = start_of_day(run.trial, dt.date(2026, 3, 17))
+    take_look(run.project, manifest_of(run.project), run.trial, as_of=as_of)
+    second = run.trial.model_copy(update={"phase": 2})
+    with pytest.raises(PlanChangedError, match="phase 2 has the salt of phase 1"):
+        take_look(run.project, manifest_of(run.project), second, as_of=as_of)
+    fresh = second.model_copy(update={"salt": "another-salt-altogether"})
+    attempt = take_look(run.project, manifest_of(run.project), fresh, as_of=as_of)
+    assert attempt.look.look_id == "trial.2.1"
+    assert attempt.is_new
+
+
+def test_batches_that_a_look_has_read_and_that_are_gone_are_noticed(tmp_path):
+    run = Run(tmp_path, 0.0)
+    run.land_until(dt.date(2026, 3, 10))
+    run.land_until(dt.date(2026, 3, 17))
+    as_of = start_of_day(run.trial, dt.date(2026, 3, 17))
+    take_look(run.project, manifest_of(run.project), run.trial, as_of=as_of)
+    (run.project.storage / "landing" / "manifest" / "000002.json").unlink()
+    with pytest.raises(DataDamagedError, match="ends at batch 1, but a look of trial read 2"):
+        take_look(run.project, manifest_of(run.project), run.trial, as_of=as_of)
+
+
+def test_a_display_unit_is_no_part_of_the_plan(tmp_path):
+    run = Run(tmp_path, 0.0)
+    shown = run.trial.primary.model_copy(update={"display_unit": "EUR"})
+    assert run.trial.model_copy(update={"primary": shown}).plan_hash == run.trial.plan_hash

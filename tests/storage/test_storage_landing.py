@@ -20,10 +20,12 @@ from factories import (
     make_project,
     manifest_of,
     utc,
+    write_configs,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments_dagster.config.project import load_project
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
 from experiments_dagster.storage.landing import has_new_files, open_lander
 from experiments_dagster.storage.layout import Layout
@@ -752,3 +754,17 @@ def test_a_cut_off_by_day_ends_before_the_first_batch_of_that_day(project):
     manifest = manifest_of(project)
     days = [(5, 1), (5, 2), (5, 3), (5, 4)]
     assert [manifest.up_to_day(dt.date(2026, *day)) for day in days] == [0, 2, 2, 3]
+
+
+def test_a_changed_value_type_is_refused_until_it_is_taken_back(tmp_path):
+    project = make_project(tmp_path)
+    incoming(project, "events", "a", events_table([("u", utc(2026, 3, 1), "order", "1", 0.01)]))
+    assert land_now(project).problems == ()
+    finer = PLATFORM.replace("value_decimals: 2", "value_decimals: 4")
+    changed = load_project(write_configs(tmp_path, platform=finer))
+    incoming(project, "events", "b", events_table([("u", utc(2026, 3, 1), "order", "2", 0.0049)]))
+    problem = land_now(changed).problems[0]
+    assert "landed values are DECIMAL(18,2), the source now asks for DECIMAL(18,4)" in problem
+    back = load_project(write_configs(tmp_path))
+    assert land_now(back).problems == ()
+    assert manifest_of(back).tables("events", up_to=9)[-1][1].value_type == "DECIMAL(18,2)"
