@@ -10,6 +10,7 @@ be looked at stops no other; the op fails at the end and names them all.
 import datetime as dt
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,6 +38,7 @@ from experiments_dagster.storage.landing import land
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, Manifest
 
+TROUBLES = "troubles"
 # Exit codes of the command line for what stopped an experiment.
 CRASH_CODE, CONFIG_CODE, CONTRACT_CODE, DAMAGED_CODE = 1, 2, 3, 4
 
@@ -54,41 +56,62 @@ class LooksConfig(LookConfig):
     draw: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What could not be done, for whoever started the run.
+
+    `code` is the command line's exit code for it, 0 for a mere warning. `is_alerted` tells
+    that a failed check evaluation of this run says the same, so that the run need not fail for it.
+    """
+
+    subject: str
+    code: int
+    message: str
+    is_alerted: bool = False
+
+
 @dg.op(out=dg.Out(dg.Nothing))
 def take_looks(
     context: dg.OpExecutionContext, experiments: ExperimentsProject, config: LooksConfig
-) -> None:
+) -> dg.Output[None]:
     """Land new files if asked to, then take the look that is due for each experiment.
 
+    Troubles stand in the output's metadata.
+
     Raises:
-        dg.Failure: At the end, with every experiment that could not be looked at.
+        dg.Failure: At the end, if there is a trouble that no failed check tells of.
     """
     project = experiments.load()
-    batches, failures = set(config.batches), []
+    batches = set(config.batches)
+    troubles: list[Trouble] = []
     if config.land:
         try:
-            batches |= _land(context, project)
+            landed, troubles = _land(context, project)
+            batches |= landed
         except StorageError as error:
-            failures.append(_storage_failure("landing", error))
+            troubles.append(_storage_trouble("landing", error))
     manifest = experiments.manifest(project)
     _report_batches(context, manifest.batches, batches)
-    failures += _report_damage(context, manifest)
+    troubles += _report_damage(context, manifest)
     for slug in config.experiments or list(project.experiments):
         experiment = project.experiments[slug]
         as_of = as_of_instant(experiment, config)
         try:
-            failure = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
+            trouble = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
         except Exception as error:
             context.log.exception(f"{slug} crashed")
             # Only the kind: the message of an unforeseen error may hold raw values.
             message = f"crashed with {type(error).__name__}"
-            failure = {"subject": slug, "code": CRASH_CODE, "message": message}
-        if failure is not None:
-            failures.append(failure)
+            trouble = Trouble(subject=slug, code=CRASH_CODE, message=message)
+        if trouble is not None:
+            troubles.append(trouble)
     publish_catalog(manifest.layout)
-    if failures:
-        text = "; ".join(f"{failure['subject']}: {failure['message']}" for failure in failures)
-        raise dg.Failure(text, metadata={"failures": json.dumps(failures)}, allow_retries=False)
+    metadata = {TROUBLES: json.dumps([asdict(trouble) for trouble in troubles])}
+    untold = [trouble for trouble in troubles if not trouble.is_alerted]
+    if untold:
+        text = "; ".join(f"{trouble.subject}: {trouble.message}" for trouble in untold)
+        raise dg.Failure(text, metadata=metadata, allow_retries=False)
+    return dg.Output(None, metadata=metadata)
 
 
 def _take_one(
@@ -99,8 +122,8 @@ def _take_one(
     as_of: dt.datetime,
     *,
     draw: bool,
-) -> dict[str, Any] | None:
-    """One experiment's look and its events; exit code and message when it could not be taken."""
+) -> Trouble | None:
+    """One experiment's look and its events; the trouble when it could not be taken."""
     try:
         attempt = take_look(project, manifest, experiment, as_of=as_of)
     except PlanChangedError as error:
@@ -113,23 +136,25 @@ def _take_one(
             severity=dg.AssetCheckSeverity.ERROR,
             description=str(error),
         )
-        return {"subject": experiment.slug, "code": CONFIG_CODE, "message": str(error)}
+        return Trouble(
+            subject=experiment.slug, code=CONFIG_CODE, message=str(error), is_alerted=True
+        )
     except StorageError as error:
-        return _storage_failure(experiment.slug, error)
+        return _storage_trouble(experiment.slug, error)
     if not attempt.is_new:
         context.log.info(f"look={attempt.look.look_id} is_new=False verdict={attempt.look.verdict}")
     _publish(context, manifest, experiment, attempt, draw=draw)
     return None
 
 
-def _storage_failure(subject: str, error: StorageError) -> dict[str, Any]:
+def _storage_trouble(subject: str, error: StorageError) -> Trouble:
     code = CONTRACT_CODE if isinstance(error, ContractError) else DAMAGED_CODE
-    return {"subject": subject, "code": code, "message": str(error)}
+    return Trouble(subject=subject, code=code, message=str(error))
 
 
-def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[dict[str, Any]]:
+def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[Trouble]:
     """Name landed files that are damaged; looks that need none of them go on."""
-    failures = []
+    troubles = []
     for batch, error in manifest.damaged():
         _log_check(
             context,
@@ -140,11 +165,14 @@ def _report_damage(context: dg.OpExecutionContext, manifest: Manifest) -> list[d
             severity=dg.AssetCheckSeverity.ERROR,
             description=str(error),
         )
-        failures.append({"subject": "landed data", "code": DAMAGED_CODE, "message": str(error)})
-    return failures
+        troubles.append(
+            Trouble(subject="landed data", code=DAMAGED_CODE, message=str(error), is_alerted=True)
+        )
+    return troubles
 
 
-def _land(context: dg.OpExecutionContext, project: Project) -> set[int]:
+def _land(context: dg.OpExecutionContext, project: Project) -> tuple[set[int], list[Trouble]]:
+    """Land what is new; the batch it made and what was set aside."""
     day = dt.datetime.now(ZoneInfo(project.platform.timezone)).date()
     is_first = not Manifest(Layout(project.storage)).refresh().head
     report = land(
@@ -155,7 +183,7 @@ def _land(context: dg.OpExecutionContext, project: Project) -> set[int]:
         kind="history" if is_first else "data",
     )
     if report.batch is None and not report.problems:
-        return set()
+        return set(), []
     health = landing_health(report)
     _log_check(
         context,
@@ -166,7 +194,18 @@ def _land(context: dg.OpExecutionContext, project: Project) -> set[int]:
         severity=health.severity,
         description=health.description,
     )
-    return {report.batch.sequence} if report.batch else set()
+    troubles = []
+    if not health.passed:
+        is_error = health.severity is dg.AssetCheckSeverity.ERROR
+        troubles.append(
+            Trouble(
+                subject="landing",
+                code=DAMAGED_CODE if is_error else 0,
+                message=health.description or "",
+                is_alerted=True,
+            )
+        )
+    return {report.batch.sequence} if report.batch else set(), troubles
 
 
 def _publish(

@@ -20,6 +20,7 @@ from experiments_dagster.cli.output import (
     out,
     print_json,
     progress,
+    show_error,
     warn,
 )
 
@@ -174,14 +175,15 @@ def run(
             from experiments_dagster.cli.runs import Runner
 
             runner = Runner(project)
-            failures = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
+            troubles = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
             for intervention in [] if slugs else project.interventions:
-                failures += runner.estimate(intervention)
+                troubles += runner.estimate(intervention)
             runner.deliver_alerts()
         _show_status(project, slugs, as_json=as_json)
-        for failure in failures:
-            err.print(f"[bold red]error[/]: {failure['subject']}: {failure['message']}")
-        codes = [failure["code"] for failure in failures]
+        for trouble in troubles:
+            tell = show_error if trouble.code else warn
+            tell(f"{trouble.subject}: {trouble.message}")
+        codes = [trouble.code for trouble in troubles if trouble.code]
         raise typer.Exit(max(codes, default=USAGE if has_issues else OK))
 
 

@@ -176,10 +176,10 @@ class Replay:
         due = self._due(manifest, day)
         if not due:
             return
-        failures = self.runner.take_looks(due, as_of=day, batches=batches, draw=is_last)
-        self.looks_taken += len(due) - len(failures)
-        for failure in failures:
-            warn(f"{failure['subject']}: {failure['message']}")
+        troubles = self.runner.take_looks(due, as_of=day, batches=batches, draw=is_last)
+        self.looks_taken += len(due) - len(troubles)
+        for trouble in troubles:
+            warn(f"{trouble.subject}: {trouble.message}")
 
     def _estimate(self, tell: Callable[[str], None]) -> None:
         """Estimate each intervention whose data have grown since it was estimated."""
@@ -189,8 +189,8 @@ class Replay:
             if summary is not None and summary["cutoff"] == head:
                 continue
             tell(f"intervention {slug}")
-            for failure in self.runner.estimate(slug):
-                warn(f"{failure['subject']}: {failure['message']}")
+            for trouble in self.runner.estimate(slug):
+                warn(f"{trouble.subject}: {trouble.message}")
 
 
 def _days(first: dt.date, last: dt.date) -> list[dt.date]:

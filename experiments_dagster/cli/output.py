@@ -79,8 +79,13 @@ def exit_codes() -> Iterator[None]:
 
 def fail(message: str, code: int) -> None:
     """Print an error and leave."""
-    err.print(f"[bold red]error[/]: {_escaped(message)}", soft_wrap=True)
+    show_error(message)
     raise SystemExit(code)
+
+
+def show_error(message: str) -> None:
+    """Print an error."""
+    err.print(f"[bold red]error[/]: {_escaped(message)}", soft_wrap=True)
 
 
 def warn(message: str) -> None:

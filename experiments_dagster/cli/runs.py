@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import dagster as dg
 
 from experiments_dagster.alerts.outbox import Outbox
 from experiments_dagster.automation.jobs import estimate_intervention
+from experiments_dagster.automation.looks_run import CRASH_CODE, TROUBLES, Trouble
 from experiments_dagster.automation.on_check_failure import process_finished_runs
 from experiments_dagster.automation.sensors import register_partitions
 from experiments_dagster.config.project import Project
@@ -69,11 +71,11 @@ class Runner:
         land: bool = False,
         batches: list[int] | None = None,
         draw: bool = True,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Trouble]:
         """Run `nightly_looks`.
 
         Returns:
-            What could not be done: subject, exit code and message of each.
+            What could not be done.
         """
         config = {
             "experiments": experiments or [],
@@ -88,9 +90,9 @@ class Runner:
             tags={"as_of": str(as_of or "now")},
             raise_on_error=False,
         )
-        return [] if result.success else _failures(result)
+        return _troubles(result, "run")
 
-    def estimate(self, intervention: str) -> list[dict[str, Any]]:
+    def estimate(self, intervention: str) -> list[Trouble]:
         """Run `estimate_intervention` for one intervention."""
         result = self.definitions.resolve_job_def(estimate_intervention.name).execute_in_process(
             instance=self.instance,
@@ -98,31 +100,33 @@ class Runner:
             run_config=QUIET,
             raise_on_error=False,
         )
-        return [] if result.success else _failures(result, subject=intervention)
+        return _troubles(result, intervention)
 
     def deliver_alerts(self) -> None:
         """Turn finished runs into alerts and try to deliver all that wait."""
         process_finished_runs(self.instance, Outbox(self.layout.outbox), self.project.channels)
 
 
-def _failures(result: dg.ExecuteInProcessResult, subject: str = "run") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _troubles(result: dg.ExecuteInProcessResult, subject: str) -> list[Trouble]:
+    """What a run says it could not do, and its failure where it says nothing."""
+    found: list[Trouble] = []
     for event in result.all_events:
-        if not event.is_step_failure:
-            continue
-        data = event.step_failure_data
-        told = data.user_failure_data
-        entry = told.metadata.get("failures") if told else None
-        if entry is not None:
-            found += json.loads(str(entry.value))
-        else:
-            error = data.error
-            message = (error.cause or error).message.strip() if error else "failed"
-            found.append({"subject": subject, "code": 1, "message": message})
-    if not found:  # it failed outside any step, such as while it was starting
-        messages = [event.message or "" for event in result.all_events if event.is_failure]
-        message = "; ".join(messages) or "failed without saying why"
-        found.append({"subject": subject, "code": 1, "message": message})
+        metadata: Mapping[str, Any] = {}
+        if event.is_successful_output:
+            metadata = event.step_output_data.metadata
+        elif event.is_step_failure and event.step_failure_data.user_failure_data:
+            metadata = event.step_failure_data.user_failure_data.metadata
+        if TROUBLES in metadata:
+            found += [Trouble(**item) for item in json.loads(str(metadata[TROUBLES].value))]
+    if not result.success and not found:
+        errors = [
+            data.error.cause or data.error
+            for event in result.all_events
+            if event.is_step_failure and (data := event.step_failure_data).error
+        ]
+        told = [error.message.strip() for error in errors]
+        told = told or [event.message or "" for event in result.all_events if event.is_failure]
+        found.append(Trouble(subject=subject, code=CRASH_CODE, message="; ".join(told)))
     return found
 
 

@@ -80,9 +80,9 @@ def test_each_fault_has_its_outcome_and_stops_nothing_else(tmp_path, receiver, m
 
     runner = Runner(project)
     failures = runner.take_looks(as_of=LAST_DAY, land=True)
-    assert [failure["code"] for failure in failures] == [4]
-    assert str(landed) in failures[0]["message"]
-    assert "SHA-256" in failures[0]["message"]
+    assert [failure.code for failure in failures] == [4]
+    assert str(landed) in failures[0].message
+    assert "SHA-256" in failures[0].message
 
     manifest = Manifest(Layout(project.storage)).refresh()
     copy = manifest.known_files("shop_events")["incoming/shop_events/fair-again.parquet"]
@@ -94,13 +94,14 @@ def test_each_fault_has_its_outcome_and_stops_nothing_else(tmp_path, receiver, m
         assert looks[0] == clean[slug]
         assert len(looks) == 2
 
-    # Two alerts wait: the damaged file and the wrong split, each exactly once, although the
-    # receiver answered 500 twice.
+    # Two alerts wait, the damaged file and the wrong split: each arrives exactly once, although
+    # the receiver answered 500 twice.
     for _ in range(3):
         runner.deliver_alerts()
     delivered = [body for _, body in receiver.requests[2:]]
     about_skewed = [body for body in delivered if body.get("experiment") == "skewed"]
     assert len(about_skewed) == 1
+    assert len(delivered) == 2
     assert "configuration?" in about_skewed[0]["text"]
     ids = [headers["X-Experiments-Alert-Id"] for headers, _ in receiver.requests[2:]]
     assert len(ids) == len(set(ids))
@@ -147,5 +148,5 @@ def test_a_tampered_ledger_refuses_every_look(tmp_path):
     recorded = next((project.storage / "ledger").rglob("000001.recorded.json"))
     recorded.write_text(recorded.read_text().replace('"cutoff": 1', '"cutoff": 2', 1))
     failures = runner.take_looks(as_of=LAST_DAY)
-    assert [failure["code"] for failure in failures] == [4]
-    assert "restore the ledger" in failures[0]["message"]
+    assert [failure.code for failure in failures] == [4]
+    assert "restore the ledger" in failures[0].message

@@ -169,7 +169,7 @@ def test_an_unknown_arm_is_named_and_promotes_nothing(tmp_path):
     assert materialized(runner.instance, ["frames", "user_frame"]) == set()
     assert not (Layout(project.storage).frame("user_frame", "trial") / "current.json").exists()
     failures = runner.take_looks(as_of=LAST_DAY)
-    assert [failure["code"] for failure in failures] == [3]
+    assert [failure.code for failure in failures] == [3]
     error = result.failure_data_for_node("unit_frames").error
     assert "'unheard_of' is not configured" in str(error.cause or error)
     log = "".join(str(event) for event in events(runner.instance))
@@ -202,8 +202,8 @@ def test_a_changed_plan_is_refused_with_old_and_new_and_stops_no_other(tmp_path)
     path.write_text(path.read_text().replace("mde: 0.12", "mde: 0.05"))
     changed = Runner(load_project(tmp_path))
     failures = changed.take_looks(as_of=LAST_DAY)
-    assert [failure["subject"] for failure in failures] == ["trial"]
-    assert "plan.mde: 0.12 -> 0.05" in failures[0]["message"]
+    assert [failure.subject for failure in failures] == ["trial"]
+    assert "plan.mde: 0.12 -> 0.05" in failures[0].message
     assert len(looks_of(project, "other")) == 2
     assert len(looks_of(project)) == 1
 
@@ -222,9 +222,7 @@ def test_one_crash_stops_no_other_and_is_named_without_its_message(tmp_path, mon
 
     monkeypatch.setattr(looks_run, "take_look", crash)
     failures = runner.take_looks(as_of=LAST_DAY, land=True)
-    assert failures == [
-        {"subject": "alpha", "code": 1, "message": "crashed with ZeroDivisionError"}
-    ]
+    assert failures == [Trouble(subject="alpha", code=1, message="crashed with ZeroDivisionError")]
     assert len(looks_of(project, "beta")) == 1
 
 
