@@ -12,7 +12,7 @@ from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
 from experiments_dagster.looks.take import open_ledger, present_fraction, recorded_looks
 from experiments_dagster.resources.project import ExperimentsProject
-from experiments_dagster.storage.landing import has_new_files
+from experiments_dagster.storage.incoming import has_new_files
 from experiments_dagster.storage.manifest import Manifest
 
 RUNNING = dg.DefaultSensorStatus.RUNNING

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from experiments_dagster.config.project import Project
 from experiments_dagster.storage.atomic import exclusive, sha256_file, staged
 from experiments_dagster.storage.duck import Duck, connect, quote_name, quote_text
 from experiments_dagster.storage.errors import StorageError
+from experiments_dagster.storage.incoming import NewFile, incoming_root
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import (
     Batch,
@@ -57,17 +57,6 @@ class LandingReport:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """A file or table that may hold new rows."""
-
-    name: str
-    path: Path
-    sha256: str
-    size: int
-    modified_ns: int
-
-
 @contextlib.contextmanager
 def open_lander(project: Project, *, remember_ids: bool = False) -> Iterator[Lander]:
     """Hold the landing lock and one connection for one landing or many in a row.
@@ -89,7 +78,7 @@ def open_lander(project: Project, *, remember_ids: bool = False) -> Iterator[Lan
         for index, source in enumerate(sources)
         if source.database is not None and (project.folder / source.database).exists()
     }
-    folders = {_incoming_root(project.folder, source) for source in sources if source.path}
+    folders = {incoming_root(project.folder, source) for source in sources if source.path}
     with (
         exclusive(lock, lambda owner: f"landing is running already in {owner}; try again later"),
         connect(project.platform, layout, folders=sorted(folders), attach=attach) as duck,
@@ -156,52 +145,6 @@ class Lander:
         return LandingReport(batch=batch, problems=tuple(problems))
 
 
-def has_new_files(project: Project, manifest: Manifest) -> bool:
-    """Whether any source has a file that no batch has registered (by path, size and time).
-
-    A landed file that changed is not new: landing names it and lands nothing from it.
-    """
-    for name, source in project.platform.sources.items():
-        known = manifest.known_files(name)
-        for path in _incoming_paths(project.folder, source):
-            record = known.get(_registered_name(project.folder, path))
-            may_land_again = record is None or record.error or source.table
-            if may_land_again and not _is_registered(record, path):
-                return True
-    return False
-
-
-def _is_registered(record: IncomingFile | None, path: Path) -> bool:
-    """Whether a file has the size and time it was recorded with."""
-    stat = path.stat()
-    return record is not None and (record.size, record.modified_ns) == (
-        stat.st_size,
-        stat.st_mtime_ns,
-    )
-
-
-def _incoming_paths(folder: Path, source: EventSource | ExposureSource) -> list[Path]:
-    if source.database is not None:
-        path = folder / source.database
-        return [path] if path.exists() else []
-    assert source.path is not None
-    pattern = Path(source.path)
-    if pattern.is_absolute():
-        folder, pattern = Path(pattern.anchor), pattern.relative_to(pattern.anchor)
-    return sorted(path for path in folder.glob(str(pattern)) if path.is_file())
-
-
-def _registered_name(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
-def _incoming_root(folder: Path, source: EventSource | ExposureSource) -> Path:
-    """The deepest folder of a source's pattern that holds no wildcard."""
-    parts = Path(source.path or "").parts[:-1]
-    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), parts)
-    return folder.joinpath(*plain)
-
-
 class _SourceLanding:
     """Landing of one source within one batch.
 
@@ -221,39 +164,7 @@ class _SourceLanding:
         self.sequence = self.manifest.head + 1
         self.columns: list[str] = []
 
-    def candidates(self, problems: list[str]) -> list[_Candidate]:
-        """Files without a record, and those set aside earlier: the cause may be mended by now."""
-        known = self.manifest.known_files(self.name)
-        found = []
-        for path in _incoming_paths(self.project.folder, self.source):
-            registered = _registered_name(self.project.folder, path)
-            record, stat = known.get(registered), path.stat()
-            if record is not None and record.error is not None:
-                record = None
-            if _is_registered(record, path):
-                continue
-            digest = sha256_file(path)
-            if record is not None and record.sha256 == digest:
-                continue
-            if record is not None and self.source.table is None:
-                problems.append(
-                    f"{path}: content changed after landing "
-                    f"(SHA-256 {record.sha256[:12]}... is now {digest[:12]}...). "
-                    "Hint: landed data stay as they were; send corrections as a new file"
-                )
-                continue
-            found.append(
-                _Candidate(
-                    name=registered,
-                    path=path,
-                    sha256=digest,
-                    size=stat.st_size,
-                    modified_ns=stat.st_mtime_ns,
-                )
-            )
-        return found
-
-    def land(self, candidates: list[_Candidate], problems: list[str]) -> SourceBatch:
+    def land(self, candidates: list[NewFile], problems: list[str]) -> SourceBatch:
         """Read, check and deduplicate; publish the kept and the quarantined rows."""
         files: list[dict[str, Any]] = []
         for item in candidates:
@@ -271,7 +182,7 @@ class _SourceLanding:
         return SourceBatch(files=changed, table=table)
 
     def _stage(
-        self, staged_before: list[dict[str, Any]], item: _Candidate, problems: list[str]
+        self, staged_before: list[dict[str, Any]], item: NewFile, problems: list[str]
     ) -> dict[str, Any]:
         """Put one file's rows into `incoming` and return what is known of the file."""
         index = len(staged_before)

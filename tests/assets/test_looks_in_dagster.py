@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from shop_factory import LAST_DAY, land_all, shop_project
 
+from experiments_dagster.automation.looks_run import Trouble
 from experiments_dagster.automation.schedules import daily_looks, due_experiments
 from experiments_dagster.automation.sensors import (
     on_config_change,

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from experiments_dagster.config.project import load_project
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
-from experiments_dagster.storage.landing import has_new_files, open_lander
+from experiments_dagster.storage.incoming import has_new_files
+from experiments_dagster.storage.landing import open_lander
 from experiments_dagster.storage.layout import Layout
 
 T = utc(2026, 3, 2, 10)
