@@ -25,7 +25,7 @@ from experiments_dagster.config.project import Project
 from experiments_dagster.storage.atomic import exclusive, sha256_file, staged
 from experiments_dagster.storage.duck import Duck, connect, quote_name, quote_text
 from experiments_dagster.storage.errors import StorageError
-from experiments_dagster.storage.incoming import NewFile, incoming_root
+from experiments_dagster.storage.incoming import NewFile, incoming_root, new_files
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import (
     Batch,
@@ -131,11 +131,13 @@ class Lander:
         problems: list[str] = []
         for name in self.project.platform.sources:
             landing = _SourceLanding(self, name, now)
-            candidates = landing.candidates(problems)
-            if candidates:
-                landed = landing.land(candidates, problems)
-                if landed.files:
-                    sources[name] = landed
+            known = self.manifest.known_files(name)
+            files, changed = new_files(self.project.folder, landing.source, known)
+            problems += changed
+            if files:
+                part = landing.land(files, problems)
+                if part.files:
+                    sources[name] = part
         if not sources:
             return LandingReport(batch=None, problems=tuple(problems))
         batch = self.manifest.commit(
