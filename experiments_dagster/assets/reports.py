@@ -1,4 +1,4 @@
-"""reports/experiment_report and reports/intervention_report: one self-contained HTML file each."""
+"""reports/experiment_report: one self-contained HTML file."""
 
 import dagster as dg
 
