@@ -176,7 +176,7 @@ def run(
 
             runner = Runner(project)
             troubles = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
-            for intervention in [] if slugs else project.interventions:
+            for intervention in [] if slugs else runner.due_interventions():
                 troubles += runner.estimate(intervention)
             runner.deliver_alerts()
         _show_status(project, slugs, as_json=as_json)

@@ -312,7 +312,7 @@ def _experiment(facts: _Facts, name: str) -> str:
     return "\n".join(
         [
             f"# Started by `experiments init` from the exposures of {name!r}. Check every line:",
-            "# the plan is frozen when the first look is taken.",
+            "# the plan is frozen by the first run that finds exposed units.",
             "schema_version: 1",
             "owner: team:experimentation",
             'hypothesis: {primary: "Say what you expect, and why"}',

@@ -18,7 +18,9 @@ from experiments_dagster.automation.on_check_failure import process_finished_run
 from experiments_dagster.automation.sensors import register_partitions
 from experiments_dagster.config.project import Project
 from experiments_dagster.definitions import build_definitions
+from experiments_dagster.interventions.estimate import due_interventions
 from experiments_dagster.storage.layout import Layout
+from experiments_dagster.storage.manifest import Manifest
 
 INSTANCE_YAML = """\
 telemetry: {enabled: false}
@@ -91,6 +93,10 @@ class Runner:
             raise_on_error=False,
         )
         return _troubles(result, "run")
+
+    def due_interventions(self) -> list[str]:
+        """Interventions that have new data since they were estimated."""
+        return due_interventions(self.project, Manifest(self.layout).refresh())
 
     def estimate(self, intervention: str) -> list[Trouble]:
         """Run `estimate_intervention` for one intervention."""

@@ -142,6 +142,9 @@ def reason_lines(document: dict[str, Any]) -> list[str]:
         ]
     for summary in document["interventions"]:
         total = summary["total"]
+        if total is None:
+            lines.append(f"{summary['intervention']}: not estimable yet ({summary['reason']})")
+            continue
         lines.append(
             f"{summary['intervention']} (not randomised): {total['estimate']:+,.0f} in total "
             f"[{total['ci_low']:+,.0f}, {total['ci_high']:+,.0f}] against the counterfactual, "

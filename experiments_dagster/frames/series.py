@@ -43,10 +43,14 @@ class DailySeries:
     days: pl.DataFrame
 
     def periods(self, intervention: Intervention) -> pl.DataFrame:
-        """Totals per period from pre.start to post.end: period_start, treated, others."""
+        """Totals per period from pre.start to post.end: period_start, treated, others.
+
+        A period whose last day has not landed yet is left out: its total would be too small.
+        """
         spec = intervention.spec
         length = DAYS_PER_PERIOD[spec.series.frequency]
         inside = self.days.filter(pl.col("event_day").is_between(spec.pre.start, spec.post.end))
+        inside = inside.head(inside.height // length * length)
         offset = (pl.col("event_day") - spec.pre.start).dt.total_days() // length
         return (
             inside.with_columns(

@@ -18,11 +18,12 @@ from experiments_dagster import __version__
 from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.causal.series.records import EffectInterval, ImpactResult, PlaceboResult
-from experiments_dagster.config.project import Intervention
+from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.frames.series import DailySeries
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.storage.atomic import canonical_json, staged, write_bytes
 from experiments_dagster.storage.layout import Layout
+from experiments_dagster.storage.manifest import Manifest
 
 MIN_PRE_POINTS = {"daily": 30, "weekly": 20}
 SEASON = {"daily": 7, "weekly": None}
@@ -32,8 +33,9 @@ SEASON = {"daily": 7, "weekly": None}
 class InterventionResult:
     """Everything estimated for one intervention.
 
-    `starts` are the first days of the periods, pre and post; `placebo` is None with
-    `placebo_reason` where too few positions fit.
+    `starts` are the first days of the periods, pre and post. `impact` is None with `reason` (a
+    code of `stats.errors.REASONS`) where it is not estimable, such as before the post period;
+    `placebo` is None with `placebo_reason` where too few positions fit.
     """
 
     intervention: Intervention
@@ -42,17 +44,14 @@ class InterventionResult:
     inputs: dict[str, str]
     starts: tuple[dt.date, ...]
     observed: tuple[float, ...]
-    impact: ImpactResult
+    impact: ImpactResult | None
+    reason: str | None
     placebo: PlaceboResult | None
     placebo_reason: str | None
 
 
 def estimate_intervention(intervention: Intervention, series: DailySeries) -> InterventionResult:
-    """Estimate what the treated series would have been, with the others as covariate.
-
-    Raises:
-        EstimationError: Too few points before or after, or a constant series.
-    """
+    """Estimate what the treated series would have been, with the others as covariate."""
     spec = intervention.spec
     periods = series.periods(intervention)
     is_pre = periods["period_start"] <= spec.pre.end
@@ -60,18 +59,21 @@ def estimate_intervention(intervention: Intervention, series: DailySeries) -> In
     observed = periods["treated"].to_numpy()
     covariates = periods["others"].to_numpy()[:, np.newaxis]
     frequency = spec.series.frequency
-    impact = estimate_impact(
-        observed,
-        covariates,
-        n_pre,
-        season=SEASON[frequency],
-        min_pre_points=MIN_PRE_POINTS[frequency],
-        n_draws=spec.design.draws,
-        seed=spec.design.seed,
-        alpha=spec.design.alpha,
-    )
-    placebo, reason = None, None
-    if spec.design.placebos:
+    impact, reason, placebo, placebo_reason = None, None, None, None
+    try:
+        impact = estimate_impact(
+            observed,
+            covariates,
+            n_pre,
+            season=SEASON[frequency],
+            min_pre_points=MIN_PRE_POINTS[frequency],
+            n_draws=spec.design.draws,
+            seed=spec.design.seed,
+            alpha=spec.design.alpha,
+        )
+    except EstimationError as error:
+        reason, placebo_reason = error.code, str(error)
+    if impact is not None and spec.design.placebos:
         try:
             placebo = placebo_in_time(
                 observed,
@@ -83,7 +85,7 @@ def estimate_intervention(intervention: Intervention, series: DailySeries) -> In
                 min_placebos=1,
             )
         except EstimationError as error:
-            reason = str(error)
+            placebo_reason = str(error)
     return InterventionResult(
         intervention=intervention,
         cutoff=series.info.cutoff,
@@ -92,17 +94,27 @@ def estimate_intervention(intervention: Intervention, series: DailySeries) -> In
         starts=tuple(periods["period_start"].to_list()),
         observed=tuple(float(value) for value in observed),
         impact=impact,
+        reason=reason,
         placebo=placebo,
-        placebo_reason=reason,
+        placebo_reason=placebo_reason,
     )
 
 
-def impact_series(result: InterventionResult) -> pl.DataFrame:
+def due_interventions(project: Project, manifest: Manifest) -> list[str]:
+    """Interventions that were not estimated yet on all that has landed."""
+    due = []
+    for slug in project.interventions:
+        done = read_summary(manifest.layout, slug)
+        if manifest.head and (done is None or done["cutoff"] != manifest.head):
+            due.append(slug)
+    return due
+
+
+def impact_series(result: InterventionResult, impact: ImpactResult) -> pl.DataFrame:
     """One row per period: date, y, y_hat, effect and cumulative effect with their limits.
 
     Cumulative limits are quantiles of summed paths, not sums of pointwise quantiles.
     """
-    impact = result.impact
     post = pl.DataFrame(
         {
             "step": impact.effect_steps,
@@ -131,13 +143,23 @@ def impact_series(result: InterventionResult) -> pl.DataFrame:
 def summary(result: InterventionResult) -> dict[str, Any]:
     """The numbers of the result as plain data, ready for JSON."""
     impact, placebo = result.impact, result.placebo
-    return {
+    document: dict[str, Any] = {
         "intervention": result.intervention.slug,
         "method": "structural_time_series",
-        "noise_model": impact.noise_model,
+        "status": "not_estimable" if impact is None else "ok",
+        "reason": result.reason,
         "cutoff": result.cutoff,
         "code_version": __version__,
         "n_treated": result.n_treated,
+        "placebo_p_value": placebo.p_value if placebo else None,
+        "n_placebos": len(placebo.effects) if placebo else 0,
+        "placebos_lean_one_way": placebo.is_one_sided if placebo else None,
+        "placebo_reason": result.placebo_reason,
+    }
+    if impact is None:
+        return document | {"total": None, "average": None, "p_value": None, "warnings": []}
+    return document | {
+        "noise_model": impact.noise_model,
         "n_pre": impact.n_pre,
         "n_post": impact.n_post,
         "confidence_level": impact.confidence_level,
@@ -148,10 +170,6 @@ def summary(result: InterventionResult) -> dict[str, Any]:
         "p_value": impact.p_value,
         "mape_pre": impact.diagnostics.mape_pre,
         "max_abs_acf": impact.diagnostics.max_abs_acf,
-        "placebo_p_value": placebo.p_value if placebo else None,
-        "n_placebos": len(placebo.effects) if placebo else 0,
-        "placebos_lean_one_way": placebo.is_one_sided if placebo else None,
-        "placebo_reason": result.placebo_reason,
         "warnings": list(impact.warnings) + list(placebo.warnings if placebo else ()),
     }
 
@@ -159,11 +177,13 @@ def summary(result: InterventionResult) -> dict[str, Any]:
 def write_impact(layout: Layout, result: InterventionResult) -> dict[str, Any]:
     """Write the result tables and return the summary."""
     slug, document = result.intervention.slug, summary(result)
-    target = layout.results("impact_series", slug) / f"{result.cutoff:06d}.parquet"
-    with staged(target, layout.staging) as temporary:
-        impact_series(result).with_columns(pl.lit(result.cutoff).alias("cutoff")).write_parquet(
-            temporary, compression="zstd"
-        )
+    if result.impact is not None:
+        target = layout.results("impact_series", slug) / f"{result.cutoff:06d}.parquet"
+        series = impact_series(result, result.impact)
+        with staged(target, layout.staging) as temporary:
+            series.with_columns(pl.lit(result.cutoff).alias("cutoff")).write_parquet(
+                temporary, compression="zstd"
+            )
     write_bytes(layout.results("impact", slug) / "current.json", canonical_json(document))
     return document
 

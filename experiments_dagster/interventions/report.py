@@ -27,6 +27,7 @@ def intervention_record(result: InterventionResult) -> InterventionRecord:
         dates=result.starts,
         observed=result.observed,
         result=result.impact,
+        reason=result.reason,
         placebo=result.placebo,
         placebo_reason=result.placebo_reason,
         treated=f"{result.n_treated:,} units listed as {treated.experiment}{named}",
@@ -38,9 +39,11 @@ def intervention_record(result: InterventionResult) -> InterventionRecord:
     )
 
 
-def impact_svg(result: InterventionResult) -> str:
-    """Observed against counterfactual, pointwise and cumulative difference."""
+def impact_svg(result: InterventionResult) -> str | None:
+    """Observed against counterfactual, pointwise and cumulative; None if not estimable."""
     spec = result.intervention.spec
+    if result.impact is None:
+        return None
     return impact_chart(
         impact_points(intervention_record(result)),
         spec.post.start,

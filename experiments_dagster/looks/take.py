@@ -131,14 +131,6 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
     ledger = open_ledger(manifest, experiment)
     with ledger.hold():
         check_plan(ledger, experiment)
-        if ledger.plan is None:
-            ledger.freeze_plan(
-                {
-                    "plan_hash": experiment.plan_hash,
-                    "document": experiment.plan_document,
-                    "code_version": __version__,
-                }
-            )
         earlier = recorded_looks(ledger)
         frozen = _frozen(experiment, frames, earlier)
         cap = frozen.cap if frozen else None
@@ -157,6 +149,14 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
         else:
             fraction = _smallest_fraction(experiment, estimates, frozen)
             due = due_look(experiment, earlier, day, information_fraction=fraction)
+        if ledger.plan is None and (due is not None or any(frames.info.n_exposed.values())):
+            ledger.freeze_plan(
+                {
+                    "plan_hash": experiment.plan_hash,
+                    "document": experiment.plan_document,
+                    "code_version": __version__,
+                }
+            )
         if due is None:
             if is_complete(experiment, earlier) or (
                 earlier and earlier[-1].as_of == frames.info.as_of

@@ -73,6 +73,12 @@ def causal_impact(
     result = estimate_intervention(intervention, series)
     document = write_impact(manifest.layout, result)
     report = publish_intervention_report(manifest.layout, result)
+    path = dg.MetadataValue.path(str(report))
+    picture = impact_svg(result)
+    if picture is None:
+        return dg.MaterializeResult(
+            metadata={"status": "not estimable", "reason": result.placebo_reason, "report": path}
+        )
     total, average = document["total"], document["average"]
     return dg.MaterializeResult(
         metadata={
@@ -81,8 +87,8 @@ def causal_impact(
             "average_per_period": round(average["estimate"], 2),
             "p_value": round(document["p_value"], 4),
             "placebo_p_value": document["placebo_p_value"],
-            "impact": dg.MetadataValue.md(f"![impact]({data_uri(impact_svg(result))})"),
-            "report": dg.MetadataValue.path(str(report)),
+            "impact": dg.MetadataValue.md(f"![impact]({data_uri(picture)})"),
+            "report": path,
             "warnings": "; ".join(document["warnings"]) or "none",
             "cutoff": document["cutoff"],
         }
