@@ -103,13 +103,18 @@ def _arm_rows(experiment: Experiment, looks: list[Look], arm: str) -> list[list[
     boundary = look.boundary(metric, arm)
     saved = next((row for row in look.adjustments if (row.metric, row.arm) == (metric, arm)), None)
     truth = (experiment.spec.truth or {}).get(arm)
-    limits = "-" if boundary is None else interval(boundary.limit_low, boundary.limit_high)
+    limits, kind = "-", "sequential"
+    if boundary is not None:
+        limits = interval(boundary.limit_low, boundary.limit_high)
+    for row in look.anytime if not experiment.is_group_sequential else ():
+        if row.arm == arm:
+            limits, kind = interval(row.relative_low, row.relative_high), "anytime"
     return [
         [
             escape(experiment.slug),
             verdict,
             str(len(looks)),
-            "CUPED, sequential" if experiment.adjusts else "sequential",
+            f"CUPED, {kind}" if experiment.adjusts else kind,
             *_lift_cells(deciding),
             limits,
             percent(truth, 0) if truth is not None else "-",

@@ -141,14 +141,14 @@ def _amended(evidence: Evidence) -> Decision | None:
 def _harm(evidence: Evidence) -> Decision | None:
     if evidence.success != "undesired":
         return None
-    reason = f"the primary metric got worse (crossed at look {evidence.success_look})"
+    reason = f"the primary metric got worse (crossed at {_when(evidence)})"
     return Decision(verdict="DO_NOT_SHIP", clause="4 harm", reason=reason)
 
 
 def _success(evidence: Evidence) -> Decision | None:
     if evidence.success != "desired" or _guardrails(evidence, "open", "worse", "not_estimable"):
         return None
-    reason = f"the primary metric improved (crossed at look {evidence.success_look})"
+    reason = f"the primary metric improved (crossed at {_when(evidence)})"
     if evidence.guardrails:
         reason += " and every guardrail is shown to be within its margin"
     return Decision(verdict="SHIP", clause="5 success", reason=reason)
@@ -198,6 +198,10 @@ def _planned_end(evidence: Evidence) -> Decision | None:
         return Decision(verdict="DO_NOT_SHIP", clause="10 no material effect", reason=reason)
     reason = "the planned end is reached and neither an effect nor its absence is shown"
     return Decision(verdict="INCONCLUSIVE", clause="10 inconclusive", reason=reason)
+
+
+def _when(evidence: Evidence) -> str:
+    return f"look {evidence.success_look}" if evidence.success_look else "this unplanned look"
 
 
 def _guardrails(evidence: Evidence, *states: GuardrailState) -> list[str]:

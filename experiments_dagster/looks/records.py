@@ -59,7 +59,9 @@ class Boundary(_Record):
 
     `kind` is `success` (two-sided) or `guardrail` (one-sided against its margin). `statistic` is
     on the z scale, positive in the desired direction; `limit_low` and `limit_high` are the
-    repeated interval of the effect in its own units (relative where `is_relative`).
+    repeated interval of the effect in its own units (relative where `is_relative`). With a
+    confidence sequence a guardrail's `critical_value` is that of its one-sided sequence, `tuning`
+    its g, and no alpha is spent by looking.
     """
 
     metric: str
@@ -79,6 +81,7 @@ class Boundary(_Record):
     limit_low: float | None
     limit_high: float | None
     margin: float | None = None
+    tuning: float | None = None
 
 
 class AnytimeInterval(_Record):

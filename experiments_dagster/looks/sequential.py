@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments_dagster.config.experiment import GroupSequential, Guardrail
+from experiments_dagster.config.experiment import GroupSequential, Guardrail, LookDesign
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.estimates import Estimates, MetricResult
@@ -91,8 +91,6 @@ def boundaries(
 ) -> list[Boundary]:
     """The success and guardrail hypotheses of every arm at this look."""
     design = experiment.plan.looks.design
-    if not isinstance(design, GroupSequential):
-        return []
     rows = []
     for arm in experiment.treatments:
         primary = estimates.results.get((experiment.primary.name, arm))
@@ -102,7 +100,8 @@ def boundaries(
         spending = _Spending(
             alpha=experiment.alpha_per_arm, fraction=fraction, is_last=is_planned_end
         )
-        rows.append(_success(experiment, primary, spending, design, earlier))
+        if isinstance(design, GroupSequential):
+            rows.append(_success(experiment, primary, spending, design, earlier))
         for guardrail, metric in experiment.guardrails:
             result = estimates.results.get((metric.name, arm))
             if result is None:
@@ -140,7 +139,7 @@ def _guardrail(
     guardrail: Guardrail,
     result: MetricResult,
     spending: _Spending,
-    design: GroupSequential,
+    design: LookDesign,
     earlier: Sequence[Look],
 ) -> Boundary | None:
     contrast = result.deciding
@@ -154,9 +153,12 @@ def _guardrail(
         )
     except EstimationError:
         return None
-    row = _boundary(
-        result, "guardrail", contrast, test.statistic, spending, design, earlier, sides=1
-    )
+    if isinstance(design, GroupSequential):
+        row = _boundary(
+            result, "guardrail", contrast, test.statistic, spending, design, earlier, sides=1
+        )
+    else:
+        row = _anytime_guardrail(result, contrast, test.statistic, spending, earlier)
     shown = contrast.difference if guardrail.absolute else contrast.relative
     limits = _repeated(shown.estimate, shown.std_error, row.critical_value) if shown else {}
     return row.model_copy(
@@ -222,6 +224,54 @@ def _boundary(
         is_relative=False,
         limit_low=None,
         limit_high=None,
+    )
+
+
+def _anytime_guardrail(
+    result: MetricResult,
+    contrast: Contrast,
+    statistic: float,
+    spending: _Spending,
+    earlier: Sequence[Look],
+) -> Boundary:
+    """A guardrail without planned looks: the bound of its one-sided confidence sequence.
+
+    Its tuning aims at the information that it will have when the primary has what was planned;
+    the first look fixes it.
+    """
+    stored = [
+        row
+        for look in earlier
+        for row in look.boundaries
+        if (row.metric, row.arm, row.kind) == (result.metric.name, result.arm, "guardrail")
+    ]
+    information = 1 / contrast.difference.std_error**2
+    g = stored[0].tuning if stored else None
+    if g is None:
+        g = tuning_information(information / spending.fraction, spending.alpha, sides=1)
+    # In units of its own standard error, so that the half-width is the critical value.
+    point = confidence_sequence(statistic, 1.0, g=g / information, alpha=spending.alpha, sides=1)
+    crossed = "none"
+    if abs(statistic) >= point.half_width:
+        crossed = "desired" if statistic > 0 else "undesired"
+    return Boundary(
+        metric=result.metric.name,
+        arm=result.arm,
+        kind="guardrail",
+        information=information,
+        information_fraction=spending.fraction,
+        alpha=spending.alpha,
+        alpha_spent_before=0.0,
+        alpha_spent=0.0,
+        critical_value=point.half_width,
+        nominal_level=None,
+        no_stop_reason=None,
+        statistic=statistic,
+        crossed=crossed,
+        is_relative=False,
+        limit_low=None,
+        limit_high=None,
+        tuning=g,
     )
 
 

@@ -413,13 +413,19 @@ def test_a_confidence_sequence_looks_without_end_and_spends_nothing(tmp_path):
     for _ in range(3):
         attempt = run.land_and_look(day)
         assert attempt.is_new
-        assert attempt.look.boundaries == ()
+        guardrails = attempt.look.boundaries
+        assert [(row.kind, row.alpha_spent) for row in guardrails] == [("guardrail", 0.0)]
         found.append(attempt.look.anytime[0])
         day += dt.timedelta(days=7)
     p_values = [row.p_value for row in found]
     assert p_values == sorted(p_values, reverse=True)
     assert found[-1].running_low >= found[0].low
-    assert run.looks[-1].verdict in ("PENDING", "SHIP")
+    rows = [look.boundaries[0] for look in run.looks]
+    assert len({row.tuning for row in rows}) == 1
+    # One bound for all times is wider than the fixed one, and narrows towards the planned end.
+    assert all(row.critical_value > 1.645 for row in rows)
+    assert rows[-1].critical_value < rows[0].critical_value
+    assert run.looks[-1].verdict == "SHIP"
 
 
 def test_nothing_in_a_ledger_names_a_unit(aa):
