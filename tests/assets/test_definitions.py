@@ -97,8 +97,8 @@ def test_jobs_schedules_and_sensors_have_their_names(definitions):
 
 def test_importing_definitions_is_light_and_fast():
     code = (
-        "import sys, time; start = time.perf_counter(); import experiments_dagster.definitions; "
-        "print(__import__('json').dumps([time.perf_counter() - start, sorted(sys.modules)]))"
+        "import sys, time; start = time.process_time(); import experiments_dagster.definitions; "
+        "print(__import__('json').dumps([time.process_time() - start, sorted(sys.modules)]))"
     )
     seconds = []
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_importing_definitions_is_light_and_fast():
         elapsed, modules = json.loads(done.stdout)
         seconds.append(elapsed)
         assert [name for name in FORBIDDEN if name in modules] == []
-    # The best of three: a shared machine only ever adds to it.
+    # Processor seconds and the best of three: tests that run beside this one add to wall time.
     assert min(seconds) < 3
 
 
