@@ -17,5 +17,9 @@ class LookConfig(dg.Config):
 def as_of_instant(experiment: Experiment, config: LookConfig) -> dt.datetime:
     """00:00 local time of the day of the look: whole days count, the running one does not."""
     if config.as_of:
-        return start_of_day(experiment, dt.date.fromisoformat(config.as_of))
+        instant = start_of_day(experiment, dt.date.fromisoformat(config.as_of))
+        if instant > dt.datetime.now(dt.UTC):
+            msg = f"as_of {config.as_of} is in the future; a look there could not be taken again"
+            raise ValueError(msg)
+        return instant
     return start_of_day(experiment, local_day(experiment, dt.datetime.now(dt.UTC)))

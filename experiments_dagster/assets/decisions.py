@@ -33,9 +33,9 @@ def verdict(
     ledger = open_ledger(manifest, experiment)
     looks = recorded_looks(ledger)
     if looks:
-        publish_verdict(ledger, looks[-1])
+        publish_verdict(ledger)
         return dg.MaterializeResult(metadata=verdict_metadata(experiment, looks, draw=True))
-    peek = last_peek(manifest.layout, experiment.slug)
+    peek = last_peek(manifest.layout, experiment)
     metadata = verdict_metadata(experiment, [peek], draw=False) if peek else {}
     return dg.MaterializeResult(metadata=metadata)
 

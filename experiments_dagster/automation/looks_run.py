@@ -94,9 +94,13 @@ def take_looks(
     _report_batches(context, manifest.batches, batches)
     troubles += _report_damage(context, manifest)
     for slug in config.experiments or list(project.experiments):
-        experiment = project.experiments[slug]
-        as_of = as_of_instant(experiment, config)
+        experiment = project.experiments.get(slug)
+        if experiment is None:
+            message = f"configs/experiments/{slug}.yaml is gone or broken"
+            troubles.append(Trouble(subject=slug, code=CONFIG_CODE, message=message))
+            continue
         try:
+            as_of = as_of_instant(experiment, config)
             trouble = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
         except Exception as error:
             context.log.exception(f"{slug} crashed")
@@ -218,7 +222,7 @@ def _publish(
 ) -> None:
     look, ledger = attempt.look, open_ledger(manifest, experiment)
     publish_results(ledger, look)
-    publish_verdict(ledger, look)
+    publish_verdict(ledger)
     looks = recorded_looks(ledger) or [look]
     if attempt.is_new or attempt.is_peek:
         _log_check(context, SEQUENTIAL, experiment.slug, **look_health(look))

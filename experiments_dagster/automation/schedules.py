@@ -9,6 +9,7 @@ from experiments_dagster.config.project import Project
 from experiments_dagster.looks.calendar import due_look, local_day
 from experiments_dagster.looks.take import open_ledger, recorded_looks
 from experiments_dagster.resources.project import ExperimentsProject
+from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.manifest import Manifest
 
 
@@ -21,7 +22,11 @@ def due_experiments(project: Project, manifest: Manifest, now: dt.datetime) -> l
     for slug, experiment in project.experiments.items():
         if not manifest.tables(experiment.exposure_source, up_to=manifest.head):
             continue
-        looks = recorded_looks(open_ledger(manifest, experiment))
+        try:
+            looks = recorded_looks(open_ledger(manifest, experiment))
+        except StorageError:
+            due.append(slug)  # the run names the damage and takes the other looks
+            continue
         if due_look(experiment, looks, local_day(experiment, now)) is not None:
             due.append(slug)
     return due

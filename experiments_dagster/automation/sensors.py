@@ -1,6 +1,7 @@
 """Sensors: new configuration becomes partitions, new files land, information triggers looks."""
 
 import datetime as dt
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -12,6 +13,7 @@ from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
 from experiments_dagster.looks.take import open_ledger, present_fraction, recorded_looks
 from experiments_dagster.resources.project import ExperimentsProject
+from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.incoming import has_new_files
 from experiments_dagster.storage.manifest import Manifest
 
@@ -63,7 +65,7 @@ def on_new_files(
     )
     if running:
         return dg.SkipReason("a landing is under way")
-    day = dt.datetime.now(dt.UTC).date()
+    day = dt.datetime.now(ZoneInfo(project.platform.timezone)).date()
     return dg.RunRequest(partition_key=str(day), tags={"landing_after_batch": str(manifest.head)})
 
 
@@ -82,15 +84,18 @@ def reached_experiments(
         if not manifest.tables(experiment.exposure_source, up_to=manifest.head):
             continue
         day = local_day(experiment, now)
-        frames = build_unit_frames(
-            project,
-            manifest,
-            experiment,
-            cutoff=manifest.head,
-            as_of=start_of_day(experiment, day),
-            publish=False,
-        )
-        looks = recorded_looks(open_ledger(manifest, experiment))
+        try:
+            frames = build_unit_frames(
+                project,
+                manifest,
+                experiment,
+                cutoff=manifest.head,
+                as_of=start_of_day(experiment, day),
+                publish=False,
+            )
+            looks = recorded_looks(open_ledger(manifest, experiment))
+        except StorageError:
+            continue  # the daily looks report it; the others are judged all the same
         fraction = present_fraction(experiment, frames, looks)
         due = due_look(experiment, looks, day, information_fraction=fraction)
         if due is not None:
@@ -120,7 +125,8 @@ def on_information(
     reached = reached_experiments(project, manifest, now)
     requests = [
         dg.RunRequest(
-            run_key=f"information:{slug}:{index}",
+            # The ledger guards against a second look; the batch lets a failed one be tried again.
+            run_key=f"information:{slug}:{project.experiments[slug].phase}:{index}:{cursor}",
             run_config={"ops": {"take_looks": {"config": {"experiments": [slug]}}}},
             tags={"looks": "information", "experiment": slug},
         )

@@ -21,7 +21,13 @@ def register(app: typer.Typer) -> None:
 
 
 def boundaries(
-    design: Annotated[str, typer.Option(help="lan_demets_obrien_fleming, lan_demets_pocock, ...")],
+    design: Annotated[
+        str,
+        typer.Option(
+            help="lan_demets_obrien_fleming, lan_demets_pocock, obrien_fleming, pocock, "
+            "hwang_shih_decani, kim_demets, wang_tsiatis or haybittle_peto."
+        ),
+    ],
     information: Annotated[str, typer.Option(help="Increasing fractions, such as 0.25,0.5,1.")],
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
     sides: Annotated[int, typer.Option(min=1, max=2)] = 2,

@@ -169,6 +169,8 @@ def run(
 ) -> None:
     """Land new files, take the looks that are due, estimate interventions, deliver alerts."""
     with exit_codes():
+        if as_of is not None and as_of.date() > dt.datetime.now(dt.UTC).date():
+            fail(f"--as-of {as_of.date()}: is in the future, must be today or before", USAGE)
         project, has_issues = _load_all(config_dir)
         _known(project, slugs or [])
         with progress("starting"):

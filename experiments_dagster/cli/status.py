@@ -28,7 +28,7 @@ def status_document(
     for slug in slugs or list(project.experiments):
         experiment = project.experiments[slug]
         looks = recorded_looks(open_ledger(manifest, experiment))
-        look = looks[-1] if looks else last_peek(manifest.layout, slug)
+        look = looks[-1] if looks else last_peek(manifest.layout, experiment)
         rows.append(_experiment_row(experiment, looks, look))
     interventions = [
         summary
@@ -54,6 +54,7 @@ def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None
     if is_complete(experiment, looks):
         row["state"] = "complete"
     fractions = list(look.information_fractions.values())
+    dumped = look.model_dump(mode="json")
     return row | {
         "look": look.look_id,
         "as_of": look.as_of,
@@ -61,7 +62,11 @@ def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None
         "reason": look.reason,
         "information_fraction": min(fractions) if fractions else None,
         "arms": [decision.model_dump(mode="json") for decision in look.decisions],
-        "metrics": [effect.model_dump(mode="json") for effect in look.effects],
+        # Effects of an unfair comparison are not to be read by scripts either.
+        "metrics": [] if look.is_blocked else dumped["effects"],
+        "boundaries": [] if look.is_blocked else dumped["boundaries"],
+        "anytime": [] if look.is_blocked else dumped["anytime"],
+        "checks": dumped["checks"],
     }
 
 

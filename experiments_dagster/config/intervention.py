@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -63,7 +64,12 @@ class InterventionSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> InterventionSpec:
-        if self.post.start <= self.pre.end:
-            msg = f"post.start {self.post.start} must be after pre.end {self.pre.end}"
+        if self.post.start != self.pre.end + dt.timedelta(days=1):
+            msg = f"post.start {self.post.start} must be the day after pre.end {self.pre.end}"
             raise ValueError(msg)
+        for name, period in (("pre", self.pre), ("post", self.post)):
+            days = (period.end - period.start).days + 1
+            if self.series.frequency == "weekly" and days % 7:
+                msg = f"{name} has {days} days; a weekly series needs whole weeks"
+                raise ValueError(msg)
         return self

@@ -98,6 +98,9 @@ class Experiment(Spec):
         if not isinstance(looks.design, GroupSequential) or looks.schedule == "information":
             return start + window + step
         last = self.ends_at.astimezone(zone).date() + window
+        # Windows are whole 24 hours: where clocks went forward they close after midnight.
+        if dt.datetime.combine(last, dt.time(), zone).astimezone(dt.UTC) < self.ends_at + window:
+            last += dt.timedelta(days=1)
         return max(last - (looks.design.planned - 1) * step, start + step)
 
     @property

@@ -6,6 +6,7 @@ names follow METHODS section 13; clause 8 (futility) has no evidence yet and nev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -108,7 +109,12 @@ def overall(decisions: Iterable[tuple[str, Decision, float | None]]) -> tuple[st
     order = ("SHIP", "INVALID", "INCOMPLETE", "EXPLORATORY", "PENDING", "INCONCLUSIVE")
     rank = {verdict: index for index, verdict in enumerate((*order, "DO_NOT_SHIP"))}
     arm, decision, _ = min(
-        decisions, key=lambda item: (rank[item[1].verdict], -(item[2] or 0.0), item[0])
+        decisions,
+        key=lambda item: (
+            rank[item[1].verdict],
+            -(item[2] if item[2] is not None else -math.inf),
+            item[0],
+        ),
     )
     return arm, decision
 
@@ -182,7 +188,7 @@ def _before_end(evidence: Evidence) -> Decision | None:
     if evidence.information_fraction is not None:
         missing.append(f"{evidence.information_fraction:.0%} of the planned information is there")
     else:
-        missing.append("no unit has its whole window observed yet")
+        missing.append("too few units have their whole window observed to fix the plan")
     if evidence.next_look:
         missing.append(f"next look {evidence.next_look}")
     reason = "no boundary crossed before the planned end: " + "; ".join(missing)

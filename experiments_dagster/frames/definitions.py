@@ -205,9 +205,7 @@ def metric_totals(
         cap_basis: The metric whose cap is a quantile of pre-period totals over a window as long
             as its outcome's; adds the column `cap_basis_<metric>`.
     """
-    totals = [
-        WindowTotal(name="n_pre_events", measure=ANY_EVENT, start_day=-covariate_days, end_day=0)
-    ]
+    totals = []
     for metric in metrics:
         for name, measure in metric.columns:
             totals.append(
@@ -239,8 +237,8 @@ def metric_totals(
 def unit_frame(totals: Frame, metrics: Sequence[Metric], horizon: dt.datetime) -> Frame:
     """Outcomes per unit: null until the unit's window is closed, 0/1 for indicators.
 
-    Adds `is_pre_missing` (no event of any kind in the covariate window). Indicator covariates
-    stay counts: how often is a better predictor than whether.
+    Adds `is_pre_missing` (nothing at all of these metrics in the covariate window: a function of
+    the plan alone). Indicator covariates stay counts: how often is a better predictor than whether.
     """
     columns = []
     for metric in metrics:
@@ -250,9 +248,9 @@ def unit_frame(totals: Frame, metrics: Sequence[Metric], horizon: dt.datetime) -
             if metric.is_indicator:
                 value = (value > 0).cast(nw.Float64)
             columns.append(nw.when(mature).then(value).alias(name))
-    return totals.with_columns(
-        *columns, (nw.col("n_pre_events") == 0).alias("is_pre_missing")
-    ).drop("n_pre_events")
+    pre_totals = [f"pre_{name}" for metric in metrics for name, _ in metric.columns]
+    is_missing = nw.all_horizontal(*(nw.col(name) == 0 for name in pre_totals), ignore_nulls=True)
+    return totals.with_columns(*columns, is_missing.alias("is_pre_missing"))
 
 
 def daily_series(days: Frame, group: Frame, measure: str) -> Frame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import asdict, dataclass
+from zoneinfo import ZoneInfo
 
 import narwhals as nw
 import polars as pl
@@ -93,7 +94,11 @@ def build_daily_series(
         totals = daily_series(days, group, measure.key).to_native().pl()
     if not n_treated:
         raise ContractError(f"daily_series of {intervention.slug}", {"no treated unit": 0})
-    frame = _wide(totals, spec.pre.start, spec.post.end)
+    frame = _wide(
+        totals,
+        spec.pre.start,
+        min(spec.post.end, _last_whole_day(project, manifest, totals, cutoff)),
+    )
     validate_daily_series(frame, intervention.slug)
     target = layout.frame("daily_series", intervention.slug) / f"{cutoff:06d}.parquet"
     with staged(target, layout.staging) as temporary:
@@ -124,10 +129,19 @@ def read_daily_series(layout: Layout, slug: str) -> DailySeries:
     return DailySeries(info=info, days=pl.read_parquet(layout.root / info.daily_series))
 
 
+def _last_whole_day(
+    project: Project, manifest: Manifest, totals: pl.DataFrame, cutoff: int
+) -> dt.date:
+    """The newest day with events, or the one before it if it had not ended at the last landing."""
+    newest = totals["event_day"].max()
+    assert isinstance(newest, dt.date)
+    zone = ZoneInfo(project.platform.timezone)
+    landed = max(batch.landed_at for batch in manifest.batches[:cutoff]).astimezone(zone).date()
+    return newest if landed > newest else newest - dt.timedelta(days=1)
+
+
 def _wide(totals: pl.DataFrame, first: dt.date, last: dt.date) -> pl.DataFrame:
-    last_known = totals["event_day"].max()
-    assert isinstance(last_known, dt.date)
-    calendar = pl.DataFrame({"event_day": pl.date_range(first, min(last, last_known), eager=True)})
+    calendar = pl.DataFrame({"event_day": pl.date_range(first, last, eager=True)})
     parts = {
         name: totals.filter(pl.col("is_treated") == treated).select("event_day", name="total")
         for name, treated in (("treated", True), ("others", False))

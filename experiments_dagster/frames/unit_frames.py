@@ -18,7 +18,7 @@ import polars as pl
 from experiments_dagster.config.experiment import CapQuantile
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
-from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.config.resolve import Experiment, canonical_hash
 from experiments_dagster.contracts.frames import validate_ratio_frame, validate_user_frame
 from experiments_dagster.frames.definitions import (
     first_exposures,
@@ -135,7 +135,8 @@ def build_unit_frames(
     layout = manifest.layout
     horizons = data_horizons(experiment, manifest, cutoff=cutoff, as_of=as_of)
     if not horizons:
-        raise ContractError("raw/events", {"no events have landed": 0})
+        names = ", ".join(sorted({m.parts[0].source for m in experiment.metrics}))
+        raise ContractError(f"raw/events of {names}", {"no events have landed": 0})
     partials = _partials(project, manifest, experiment, cutoff)
     exposure_tables = manifest.tables(experiment.exposure_source, up_to=cutoff)
     exposure_files = [manifest.verified(table) for _, table in exposure_tables]
@@ -145,7 +146,8 @@ def build_unit_frames(
     horizon = min(horizons.values())
     inputs = {table.path: table.sha256 for _, table in exposure_tables}
     inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
-    name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{experiment.plan_hash}"
+    made_of = canonical_hash([str(as_of), *map(str, horizons.items()), experiment.plan_hash])
+    name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{made_of}"
     counts = _counts(experiment, all_rows)
     frames = _split(experiment, all_rows)
     _validate(experiment, frames)
@@ -238,11 +240,14 @@ def _collect(
             ends_at=min(experiment.ends_at.replace(tzinfo=None), newest),
             segments=experiment.segments,
         )
-        frame = exposures
+        frame, silent = exposures, list[Metric]()
         for source, files in partials.items():
-            if not files.days:
-                raise ContractError(f"raw/{source}", {"no events have landed": 0})
             metrics = [m for m in experiment.metrics if m.parts[0].source == source]
+            if not files.days:
+                if experiment.primary in metrics:
+                    raise ContractError(f"raw/{source}", {"no events have landed": 0})
+                silent += metrics
+                continue
             totals = window_totals(
                 exposures,
                 nw.from_native(duck.parquet(files.days)),
@@ -257,8 +262,13 @@ def _collect(
             if frame is exposures:
                 frame = columns
             else:
-                other = columns.drop("arm", "exposed_at", "n_exposures", "n_arms").rename(
-                    {"is_pre_missing": "_is_pre_missing"}
+                names = [name for metric in metrics for name, _ in metric.columns]
+                other = columns.select(
+                    "unit",
+                    nw.col("is_pre_missing").alias("_is_pre_missing"),
+                    *names,
+                    *(f"pre_{name}" for name in names),
+                    *([f"cap_basis_{names[0]}"] if _has_cap_basis(experiment, metrics) else []),
                 )
                 frame = (
                     frame.join(other, on="unit", how="inner")
@@ -266,7 +276,15 @@ def _collect(
                     .drop("_is_pre_missing")
                 )
         collected: pl.DataFrame = frame.sort("unit").to_native().pl()
+    for metric in silent:  # nothing is known of them yet: open windows, no history
+        for name, _ in metric.columns:
+            nothing = pl.lit(None, dtype=pl.Float64).alias(name)
+            collected = collected.with_columns(nothing, pl.lit(0.0).alias(f"pre_{name}"))
     return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
+
+
+def _has_cap_basis(experiment: Experiment, metrics: list[Metric]) -> bool:
+    return _cap_basis(experiment) is not None and experiment.primary in metrics
 
 
 def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:

@@ -52,9 +52,12 @@ def due_look(
         return None
     design, schedule = experiment.plan.looks.design, experiment.plan.looks.schedule
     if not isinstance(design, GroupSequential):
-        elapsed = (day - experiment.first_look()).days
-        index = 1 + elapsed // STEP_DAYS.get(schedule, 1) if elapsed >= 0 else 0
-        return DueLook(planned_index=index, is_planned_end=False) if index > done else None
+        # One last look after all windows are closed; more would see the same data again.
+        end = _end_of_windows(experiment) + dt.timedelta(days=1)
+        step = STEP_DAYS.get(schedule, 1)
+        elapsed = (min(day, end) - experiment.first_look()).days
+        index = 1 + elapsed // step + (day >= end and elapsed % step > 0) if elapsed >= 0 else 0
+        return DueLook(planned_index=index, is_planned_end=day >= end) if index > done else None
     if schedule == "information":
         at_end = day >= _end_of_windows(experiment)
         reached = int((information_fraction or 0.0) * design.planned + 1e-9)

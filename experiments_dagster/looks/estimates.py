@@ -111,21 +111,28 @@ def cap_of(experiment: Experiment, frames: Frames) -> float | None:
         return cap.value
     if isinstance(cap, CapQuantile):
         basis = frames.user[f"cap_basis_{experiment.primary.name}"]
-        return basis.quantile(cap.quantile, interpolation="linear")
+        value = basis.quantile(cap.quantile, interpolation="linear")
+        if value is None or value <= 0:
+            detail = "the pre-period quantile is not above zero. Hint: give `cap: {value: ...}`"
+            raise EstimationError("NOT_IDENTIFIED", f"cap of {experiment.primary.name}", detail)
+        return value
     return None
 
 
-def pooled_baseline(experiment: Experiment, frames: Frames, *, cap: float | None) -> float:
+def pooled_baseline(
+    experiment: Experiment, frames: Frames, *, cap: float | None, min_units: int
+) -> float:
     """Mean (or ratio of totals) of the primary metric over all arms together.
 
     Raises:
-        EstimationError: IMMATURE without a mature unit, ZERO_DENOMINATOR when it is zero.
+        EstimationError: IMMATURE without `min_units` mature units (one is enough where the plan
+            gives the baseline), ZERO_DENOMINATOR when it is zero.
     """
     metric = experiment.primary
     columns = [name for name, _ in metric.columns]
     mature = frames.of(metric).filter(pl.col(columns[0]).is_not_null())
-    if mature.is_empty():
-        raise EstimationError("IMMATURE", metric.name)
+    if mature.height < (1 if experiment.plan.baseline else min_units):
+        raise EstimationError("IMMATURE", metric.name, f"{mature.height} units, need {min_units}")
     totals = [float(np.sum(_capped(_vector(mature, name), cap))) for name in columns]
     divisor = totals[1] if metric.is_ratio else float(mature.height)
     if divisor == 0 or totals[0] == 0:

@@ -43,16 +43,16 @@ def reproduce(project: Project, manifest: Manifest, look_id: str) -> Reproductio
         look_id: Such as `aa_grocery.1.12`.
 
     Raises:
-        StorageError: There is no such look.
+        ValueError: There is no such look.
         DataDamagedError: Inputs of the look are damaged.
     """
     match = LOOK_ID.match(look_id)
     if match is None:
-        raise StorageError(f"{look_id!r} is not a look id; write experiment.phase.look")
+        raise ValueError(f"{look_id!r} is not a look id; write experiment.phase.look")
     ledger = Ledger(manifest.layout, match["slug"], int(match["phase"])).refresh()
     looks, number = recorded_looks(ledger), int(match["look"])
     if not 1 <= number <= len(looks):
-        raise StorageError(f"{look_id}: no such look; {match['slug']} has {len(looks)}")
+        raise ValueError(f"{look_id}: no such look; {match['slug']} has {len(looks)}")
     seen = looks[number - 1]
     experiment = frozen_experiment(project, ledger)
     frames = build_unit_frames(

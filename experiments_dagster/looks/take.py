@@ -49,6 +49,13 @@ from experiments_dagster.storage.manifest import RESTORE_HINT, Manifest
 
 logger = logging.getLogger(__name__)
 
+# Reasons that more units cure, and those that may come of the first few units alone.
+NOT_YET = ("IMMATURE", "EMPTY_ARM", "N_TOO_SMALL", "ZERO_VARIANCE")
+EARLY = ("ZERO_DENOMINATOR", "NOT_IDENTIFIED")
+# Planned information goes with the square of the baseline: too few units would misplan it.
+MIN_UNITS_TO_FREEZE = 100
+DATA_GRACE = dt.timedelta(days=7)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookAttempt:
@@ -75,6 +82,8 @@ def open_ledger(manifest: Manifest, experiment: Experiment) -> Ledger:
     """
     ledger = Ledger(manifest.layout, experiment.slug, experiment.phase).refresh()
     cutoff = ledger.looks[-1]["cutoff"] if ledger.looks else 0
+    if cutoff > manifest.head:
+        manifest.refresh()  # another run may have landed and looked in the meantime
     if cutoff > manifest.head:
         rule = f"ends at batch {manifest.head}, but a look of {experiment.slug} read {cutoff}"
         raise DataDamagedError(manifest.layout.manifest, rule, RESTORE_HINT)
@@ -149,6 +158,8 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
         else:
             fraction = _smallest_fraction(experiment, estimates, frozen)
             due = due_look(experiment, earlier, day, information_fraction=fraction)
+            if due is not None and due.is_planned_end and waits_for_data(experiment, frames):
+                due = None
         if ledger.plan is None and (due is not None or any(frames.info.n_exposed.values())):
             ledger.freeze_plan(
                 {
@@ -183,6 +194,19 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
     return LookAttempt(look=look, is_new=True)
 
 
+def waits_for_data(experiment: Experiment, frames: Frames) -> bool:
+    """Whether the last look, which cannot be taken again, should wait for data that lag behind.
+
+    It waits until the slowest source reaches the look's time or the end of all windows, but no
+    longer than `DATA_GRACE` past that.
+    """
+    as_of = dt.datetime.fromisoformat(frames.info.as_of)
+    windows_end = experiment.ends_at + dt.timedelta(days=experiment.primary.end_day)
+    needed = min(as_of, windows_end)
+    is_behind = dt.datetime.fromisoformat(frames.info.horizon) < needed
+    return is_behind and as_of < windows_end + DATA_GRACE
+
+
 def preview_look(manifest: Manifest, experiment: Experiment, frames: Frames) -> Look:
     """Effects and checks on published frames, without spending, boundaries or a record."""
     earlier = recorded_looks(open_ledger(manifest, experiment))
@@ -214,7 +238,7 @@ def _frozen(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> 
             return look.frozen
     try:
         cap = cap_of(experiment, frames)
-        baseline = pooled_baseline(experiment, frames, cap=cap)
+        baseline = pooled_baseline(experiment, frames, cap=cap, min_units=MIN_UNITS_TO_FREEZE)
     except EstimationError:
         return None
     return freeze(experiment, baseline=baseline, cap=cap)
@@ -329,7 +353,8 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
         and effect.estimand == "difference"
         and effect.role != "secondary"
         and effect.status == "not_estimable"
-        and effect.reason not in ("IMMATURE", "EMPTY_ARM", "N_TOO_SMALL", "ZERO_VARIANCE")
+        and effect.reason not in NOT_YET
+        and (now.is_planned_end or effect.reason not in EARLY)
     }
     day = local_day(experiment, dt.datetime.fromisoformat(now.as_of))
     return Evidence(

@@ -68,18 +68,18 @@ class Ledger:
         """
         self.plan, self.looks, self.reserved, self.head = None, [], None, ""
         self.heads = []
+        # The twin first: it is written after its look, which is then among the files listed next.
+        twin = max(self.twins.glob("[0-9]*.json"), default=None)
         kinds = ("plan", "reserved", "recorded")
         files = self.folder.glob("[0-9]*.*.json")
         for path in sorted(files, key=lambda p: (p.name[:6], kinds.index(p.name.split(".")[1]))):
             self._append(path)
-        self._compare_twin()
+        if twin is not None:
+            self._compare_twin(twin)
         return self
 
-    def _compare_twin(self) -> None:
+    def _compare_twin(self, newest: Path) -> None:
         """Notice that the end of the chain is lost or changed, which the chain cannot."""
-        newest = max(self.twins.glob("[0-9]*.json"), default=None)
-        if newest is None:
-            return
         try:
             number, head = int(newest.stem), json.loads(newest.read_bytes())["ledger_head"]
         except (ValueError, KeyError, TypeError):

@@ -302,7 +302,8 @@ def test_information_triggers_a_look_only_when_it_is_reached(tmp_path):
     resource = ExperimentsProject(folder=str(tmp_path))
     context = dg.build_sensor_context(instance=runner.instance, resources={"experiments": resource})
     result = on_information(context)
-    assert [request.run_key for request in result.run_requests] == ["information:trial:2"]
+    keys = [request.run_key for request in result.run_requests]
+    assert keys == [f"information:trial:1:2:{result.cursor}"]
     again = dg.build_sensor_context(
         instance=runner.instance, resources={"experiments": resource}, cursor=result.cursor
     )

@@ -208,8 +208,8 @@ def test_reproduce_prints_equal_numbers(finished):
     assert [row["estimate"] for row in document["seen"]] == [
         row["estimate"] for row in document["again"]
     ]
-    assert "not a look id" in run("reproduce", "trial", "--config-dir", finished, code=4).stderr
-    assert "no such look" in run("reproduce", "trial.1.9", "--config-dir", finished, code=4).stderr
+    assert "not a look id" in run("reproduce", "trial", "--config-dir", finished, code=2).stderr
+    assert "no such look" in run("reproduce", "trial.1.9", "--config-dir", finished, code=2).stderr
 
 
 def test_export_is_self_contained(finished, tmp_path):
