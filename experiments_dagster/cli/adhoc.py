@@ -12,6 +12,11 @@ from experiments_dagster.cli.output import exit_codes, out, print_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
 
+DESIGNS = (
+    "lan_demets_obrien_fleming, lan_demets_pocock, obrien_fleming, pocock, hwang_shih_decani, "
+    "kim_demets, wang_tsiatis or haybittle_peto."
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -21,13 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def boundaries(
-    design: Annotated[
-        str,
-        typer.Option(
-            help="lan_demets_obrien_fleming, lan_demets_pocock, obrien_fleming, pocock, "
-            "hwang_shih_decani, kim_demets, wang_tsiatis or haybittle_peto."
-        ),
-    ],
+    design: Annotated[str, typer.Option(help=DESIGNS)],
     information: Annotated[str, typer.Option(help="Increasing fractions, such as 0.25,0.5,1.")],
     alpha: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
     sides: Annotated[int, typer.Option(min=1, max=2)] = 2,

@@ -9,6 +9,7 @@ import pytest
 from shop_factory import LAST_DAY, land_all, shop_project
 
 from experiments_dagster.automation.looks_run import Trouble
+from experiments_dagster.automation.partitions import ARRIVAL_DAYS
 from experiments_dagster.automation.schedules import daily_looks, due_experiments
 from experiments_dagster.automation.sensors import (
     on_config_change,
@@ -20,7 +21,7 @@ from experiments_dagster.cli.runs import Runner
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames import unit_frames
 from experiments_dagster.looks.publish import report_path
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.take import open_ledger, recorded_looks, take_look
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.layout import Layout
@@ -330,3 +331,61 @@ def test_the_ledger_twin_is_strict_json(landed):
         raise AssertionError(name)
 
     json.loads(twins[0].read_text(), parse_constant=refuse)
+
+
+def test_the_landing_sensor_names_a_partition_that_exists(tmp_path):
+    project = shop_project(tmp_path, n_users=10)
+    definitions = Runner(project).definitions
+    with dg.instance_for_test() as instance:
+        context = dg.build_sensor_context(
+            instance=instance,
+            repository_def=definitions.get_repository_def(),
+            resources={"experiments": ExperimentsProject(folder=str(tmp_path))},
+        )
+        data = on_new_files.evaluate_tick(context)
+    assert len(data.run_requests) == 1
+    assert ARRIVAL_DAYS.has_partition_key(data.run_requests[0].partition_key)
+
+
+def test_a_look_in_the_future_is_refused(tmp_path):
+    project = shop_project(tmp_path)
+    runner = Runner(project)
+    land_all(project)
+    tomorrow = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2)
+    troubles = runner.take_looks(as_of=tomorrow)
+    assert [trouble.code for trouble in troubles] == [1]
+    assert looks_of(project) == []
+
+
+def test_the_last_look_waits_for_data_that_lag_behind(tmp_path):
+    project = shop_project(tmp_path)
+    path = tmp_path / "incoming" / "shop_events" / "trial.parquet"
+    events = pl.read_parquet(path)
+    split = dt.datetime(2026, 3, 20, tzinfo=dt.UTC)
+    events.filter(pl.col("occurred_at") < split).write_parquet(path)
+    runner = Runner(project)
+    assert runner.take_looks(as_of=LAST_DAY, land=True) == []
+    assert [look.is_planned_end for look in looks_of(project)] == []
+    events.filter(pl.col("occurred_at") >= split).write_parquet(path.with_name("late.parquet"))
+    assert runner.take_looks(as_of=LAST_DAY, land=True) == []
+    assert [look.is_planned_end for look in looks_of(project)] == [True]
+
+
+def test_an_experiment_whose_file_is_gone_stops_no_other(tmp_path):
+    project = shop_project(tmp_path)
+    runner = Runner(project)
+    troubles = runner.take_looks(["gone", "trial"], as_of=LAST_DAY, land=True)
+    assert [trouble.subject for trouble in troubles] == ["gone"]
+    assert len(looks_of(project)) == 1
+
+
+def test_tables_of_a_run_that_died_after_recording_are_written_later(tmp_path):
+    project = shop_project(tmp_path)
+    land_all(project)
+    manifest = Manifest(Layout(project.storage)).refresh()
+    trial = project.experiments["trial"]
+    at = dt.datetime(2026, 3, 23, tzinfo=dt.UTC)
+    take_look(project, manifest, trial, as_of=at)
+    Runner(project).take_looks(as_of=LAST_DAY)
+    tables = project.storage / "results" / "effect_estimates" / "trial"
+    assert [path.stem[-1] for path in sorted(tables.iterdir())] == ["1", "2"]

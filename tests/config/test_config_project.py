@@ -313,7 +313,7 @@ schema_version: 1
 owner: a
 description: b
 series: {metric: spent, treated: {source: events, experiment: x}}
-pre: {start: 2026-01-01, end: 2026-02-01}
+pre: {start: 2026-01-05, end: 2026-02-01}
 post: {start: 2026-02-02, end: 2026-03-01}
 design: {kind: time_series}
 """
@@ -330,7 +330,7 @@ design: {kind: time_series}
     (folder / "law.yaml").write_text(fine)
     assert list(load_project(tmp_path).interventions) == ["law"]
     (folder / "law.yaml").write_text(fine.replace("2026-02-02", "2026-02-01"))
-    assert "must be after pre.end" in read_project(tmp_path)[1][0].rule
+    assert "must be the day after pre.end" in read_project(tmp_path)[1][0].rule
 
 
 def test_the_configuration_of_this_repository_loads():

@@ -294,8 +294,9 @@ def test_a_unit_with_events_in_only_one_of_two_sources_has_a_pre_period(tmp_path
     rows = [("shopper", E - DAY, "order", 1.0), CLOSING]
     exposures = [(unit, E, "control") for unit in ("caller", "neither", "shopper")]
     land_batch(project, "a", rows, exposures)
-    with pytest.raises(ContractError, match="raw/calls"):
-        frames_of(project)
+    # Nothing is known of the calls: their metric waits, the others do not.
+    silent = frames_of(project)
+    assert (silent.info.n_immature["back"], silent.info.n_immature["spend"]) == (3, 0)
     calls = events(("caller", E - DAY, "call", None), ("shopper", E + 3 * DAY, "call", None))
     calls.drop("event", "amount").write_parquet(tmp_path / "incoming/calls/a.parquet")
     land_now(project)
@@ -505,3 +506,21 @@ def test_two_engines_agree_with_a_plain_reading(tmp_path_factory, exposures, nea
     )
     for frame in (frames.user, frames.ratio):
         assert frame.equals(other.select(frame.columns))
+
+
+def test_a_metric_of_others_leaves_every_frame_as_it_was(tmp_path):
+    """The covariates of a frozen plan depend on the plan alone, not on what else is configured."""
+    lean = METRICS.replace(
+        "      back: {kind: retention, event: visit, start_day: 3, window_days: 4}\n", ""
+    )
+    text = EXPERIMENT.replace("[orders, bought, back]", "[orders, bought]")
+    project = make_project(tmp_path, metrics=lean, trial=text)
+    rows = [("visitor", E - DAY, "visit", None), ("buyer", E - DAY, "order", 1.0), CLOSING]
+    closing = ("nobody", LATE, "order", 1.0)
+    land_batch(project, "a", [*rows, closing], [("visitor", E, "control"), ("buyer", E, "control")])
+    before = frames_of(project)
+    more = load_project(write_configs(tmp_path, metrics=METRICS, trial=text))
+    after = frames_of(more)
+    assert after.user.equals(before.user)
+    assert after.ratio.equals(before.ratio)
+    assert values(after.user, "is_pre_missing") == {"visitor": (True,), "buyer": (False,)}

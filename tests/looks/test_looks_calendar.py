@@ -92,18 +92,22 @@ def test_looks_by_information(tmp_path, fraction, done, day, due):
         ("weekly", [], (3, 16), 1),
         ("weekly", [1], (3, 22), None),
         ("weekly", [1], (3, 23), 2),
-        ("weekly", [1], (6, 15), 14),
+        # the last look, after all windows are closed on 6 April; none after it
+        ("weekly", [3], (4, 7), 5),
+        ("weekly", [3], (6, 15), 5),
         ("daily", [], (3, 9), None),
         ("daily", [], (3, 10), 1),
         ("daily", [1], (3, 10), None),
         ("daily", [1], (3, 13), 4),
     ],
 )
-def test_a_confidence_sequence_is_due_every_step_without_end(tmp_path, schedule, done, day, due):
+def test_a_confidence_sequence_is_due_every_step_until_windows_close(
+    tmp_path, schedule, done, day, due
+):
     looks = f"schedule: {schedule}, design: {{kind: confidence_sequence}}"
     found = due_look(trial(tmp_path, looks), [taken(k) for k in done], dt.date(2026, *day))
     assert (found and found.planned_index) == due
-    assert not (found and found.is_planned_end)
+    assert bool(found and found.is_planned_end) == (dt.date(2026, *day) >= dt.date(2026, 4, 7))
 
 
 def test_the_next_look_in_words(tmp_path):

@@ -308,7 +308,7 @@ Ledger._write = write_and_die
 
 @pytest.mark.parametrize(("point", "left"), [("reserve", 1), ("record", 2), ("write_twin", None)])
 def test_a_killed_look_is_taken_once_with_the_same_cut_off(tmp_path, point, left):
-    run = Run(tmp_path, 0.0, n_users=300)
+    run = Run(tmp_path, 0.0, n_users=900)
     first, second, *_ = run.trial.planned_looks()
     run.land_until(first)
     # the twin is also written when the lock is taken: there die right after the record
