@@ -95,21 +95,31 @@ def test_jobs_schedules_and_sensors_have_their_names(definitions):
     }
 
 
-def test_importing_definitions_is_light_and_fast():
+LIBRARIES = "dagster, polars, duckdb, scipy.special, narwhals, jinja2, pydantic, ruamel.yaml"
+
+
+def import_seconds(modules):
+    """Processor seconds of an import in a fresh process, and what it loaded."""
     code = (
-        "import sys, time; start = time.process_time(); import experiments_dagster.definitions; "
+        f"import sys, time; start = time.process_time(); import {modules}; "
         "print(__import__('json').dumps([time.process_time() - start, sorted(sys.modules)]))"
     )
-    seconds = []
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    return json.loads(done.stdout)
+
+
+def test_importing_definitions_is_light_and_fast():
+    # Against the libraries alone, in turn: the machine may be busy or slow. Quiet, definitions
+    # take 1.8 to 2.2 s; measured ratio 1.1 to 1.25.
+    ratios = []
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
-        )
-        elapsed, modules = json.loads(done.stdout)
-        seconds.append(elapsed)
+        libraries, _ = import_seconds(LIBRARIES)
+        ours, modules = import_seconds("experiments_dagster.definitions")
+        ratios.append(ours / libraries)
         assert [name for name in FORBIDDEN if name in modules] == []
-    # Processor seconds and the best of three: tests that run beside this one add to wall time.
-    assert min(seconds) < 3
+    assert min(ratios) < 1.5
 
 
 def test_workspace_and_pyproject_name_the_same_code_location():

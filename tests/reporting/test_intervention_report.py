@@ -50,7 +50,11 @@ def make_record(result, *, text="Campaign 18", **changes):
             "schema_version": 1,
             "owner": "team:grocery",
             "description": text,
-            "series": {"metric": "spend", "treated": {"source": "exposures", "experiment": "c18"}},
+            "series": {
+                "metric": "spend",
+                "frequency": "daily",
+                "treated": {"source": "exposures", "experiment": "c18"},
+            },
             "pre": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 3, 1)},
             "post": {"start": dt.date(2026, 3, 2), "end": dt.date(2026, 3, 11)},
             "design": {"kind": "time_series"},
