@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 	$(BIN)/experiments demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not alone"
 
 dev: $(INSTALLED)
 	$(BIN)/experiments dev
@@ -32,6 +32,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m alone tests/assets
 	$(BIN)/python -m pytest -q --doctest-modules --pyargs experiments_dagster -p no:cacheprovider
 
 lock: $(INSTALLED)

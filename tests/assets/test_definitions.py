@@ -95,14 +95,11 @@ def test_jobs_schedules_and_sensors_have_their_names(definitions):
     }
 
 
-LIBRARIES = "dagster, polars, duckdb, scipy.special, narwhals, jinja2, pydantic, ruamel.yaml"
-
-
-def import_seconds(modules):
-    """Processor seconds of an import in a fresh process, and what it loaded."""
+def import_definitions():
+    """Wall seconds of the import in a fresh process, and the modules it loaded."""
     code = (
-        f"import sys, time; start = time.process_time(); import {modules}; "
-        "print(__import__('json').dumps([time.process_time() - start, sorted(sys.modules)]))"
+        "import sys, time; start = time.perf_counter(); import experiments_dagster.definitions; "
+        "print(__import__('json').dumps([time.perf_counter() - start, sorted(sys.modules)]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
@@ -110,16 +107,15 @@ def import_seconds(modules):
     return json.loads(done.stdout)
 
 
-def test_importing_definitions_is_light_and_fast():
-    # Against the libraries alone, in turn: the machine may be busy or slow. Quiet, definitions
-    # take 1.8 to 2.2 s; measured ratio 1.1 to 1.25.
-    ratios = []
-    for _ in range(3):
-        libraries, _ = import_seconds(LIBRARIES)
-        ours, modules = import_seconds("experiments_dagster.definitions")
-        ratios.append(ours / libraries)
-        assert [name for name in FORBIDDEN if name in modules] == []
-    assert min(ratios) < 1.5
+def test_importing_definitions_is_light():
+    _, modules = import_definitions()
+    assert [name for name in FORBIDDEN if name in modules] == []
+
+
+@pytest.mark.alone
+def test_importing_definitions_takes_less_than_three_seconds():
+    # The first import may compile; of the rest the best, since a shared machine only adds to it.
+    assert min(import_definitions()[0] for _ in range(5)) < 3
 
 
 def test_workspace_and_pyproject_name_the_same_code_location():
