@@ -43,6 +43,7 @@ class Evidence:
         high: Upper limit likewise.
         minimum_effect: Relative effect that would matter.
         next_look: When the next look is due, for people.
+        not_estimable: Why the primary effect could not be estimated at this look; None if it was.
     """
 
     missing: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Evidence:
     high: float | None = None
     minimum_effect: float | None = None
     next_look: str | None = None
+    not_estimable: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +190,8 @@ def _before_end(evidence: Evidence) -> Decision | None:
     if evidence.information_fraction is not None:
         missing.append(f"{evidence.information_fraction:.0%} of the planned information is there")
     else:
-        missing.append("too few units have their whole window observed to fix the plan")
+        too_few = "too few units have their whole window observed to fix the plan"
+        missing.append(evidence.not_estimable or too_few)
     if evidence.next_look:
         missing.append(f"next look {evidence.next_look}")
     reason = "no boundary crossed before the planned end: " + "; ".join(missing)

@@ -42,7 +42,7 @@ from experiments_dagster.looks.sequential import (
     freeze,
     information_fraction,
 )
-from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.errors import REASONS, EstimationError
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
 from experiments_dagster.storage.ledger import Ledger
 from experiments_dagster.storage.manifest import RESTORE_HINT, Manifest
@@ -373,8 +373,17 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
         low=low,
         high=high,
         minimum_effect=experiment.minimum_effect,
+        not_estimable=_primary_reason(experiment, arm, now),
         next_look=next_look(experiment, [look for look in looks if look.look is not None], day),
     )
+
+
+def _primary_reason(experiment: Experiment, arm: str, look: Look) -> str | None:
+    """Why the primary effect of an arm is not estimable, in words."""
+    effect = look.effect(experiment.primary.name, arm, "difference", adjusted=False)
+    if effect is None or effect.reason is None:
+        return None
+    return f"{effect.metric}: {REASONS[effect.reason]}"
 
 
 def _first_crossing(

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from factories import EXPERIMENT, METRICS, incoming, land_now, make_project, manifest_of
+from factories import (
+    EXPERIMENT,
+    METRICS,
+    incoming,
+    land_now,
+    make_project,
+    manifest_of,
+    write_configs,
+)
 
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.unit_frames import build_unit_frames
@@ -462,3 +470,16 @@ def test_a_display_unit_is_no_part_of_the_plan(tmp_path):
     run = Run(tmp_path, 0.0)
     shown = run.trial.primary.model_copy(update={"display_unit": "EUR"})
     assert run.trial.model_copy(update={"primary": shown}).plan_hash == run.trial.plan_hash
+
+
+def test_a_misspelt_event_is_not_taken_for_too_few_units(tmp_path):
+    metrics = SHOP_METRICS.replace(
+        "spend: {kind: mean, event: order", "spend: {kind: mean, event: ordre"
+    )
+    run = Run(tmp_path, 0.0)
+    run.project = load_project(write_configs(tmp_path, metrics=metrics))
+    run.land_until(dt.date(2026, 3, 24))
+    as_of = start_of_day(run.trial, dt.date(2026, 3, 24))
+    look = take_look(run.project, manifest_of(run.project), run.trial, as_of=as_of).look
+    assert look.verdict == "PENDING"
+    assert "spend: the variance is zero" in look.reason
