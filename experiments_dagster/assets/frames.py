@@ -1,6 +1,11 @@
-"""frames/user_frame and frames/ratio_frame: staged, validated, then promoted."""
+"""frames/user_frame and frames/ratio_frame: staged, validated, then promoted.
+
+An experiment whose moments arrive aggregated has no units: both assets then stand for its summary
+frame and say so.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -12,7 +17,7 @@ from experiments_dagster.checks.specs import (
     check_spec,
     contract_result,
 )
-from experiments_dagster.frames.unit_frames import FramesContractError
+from experiments_dagster.frames.unit_frames import FrameInfo, FramesContractError
 from experiments_dagster.looks.take import build_frames
 from experiments_dagster.resources.project import ExperimentsProject
 
@@ -21,6 +26,7 @@ DESCRIPTIONS = {
     "user_frame": "One row per exposed unit: arm, first exposure, outcomes, pre-period covariates.",
     "ratio_frame": "One row per exposed unit: numerators and denominators of ratio metrics.",
 }
+SUMMARY_FRAME = "summary_frame"
 
 
 @dg.multi_asset(
@@ -62,22 +68,34 @@ def unit_frames(
     except FramesContractError as error:
         # No materialization: the frames published before stay, and what is downstream stops.
         for name, key in CONTRACTS.items():
-            yield contract_result(name, key, error.by_frame.get(key[-1]))
+            cases = error.by_frame.get(SUMMARY_FRAME, error.by_frame.get(key[-1]))
+            yield contract_result(name, key, cases)
         return
-    info = frames.info
     for name, key in CONTRACTS.items():
         yield dg.MaterializeResult(
             asset_key=dg.AssetKey(key),
-            metadata={
-                "units": info.rows,
-                "as_of": info.as_of,
-                "horizon": info.horizon,
-                "cutoff": info.cutoff,
-                "plan_hash": info.plan_hash,
-                "units_in_two_arms": sum(info.n_multi_arm.values()),
-                **{f"exposed_{arm}": n for arm, n in info.n_exposed.items()},
-                **{f"immature_{metric}": n for metric, n in info.n_immature.items()},
-                "file": info.user_frame if key == USER_FRAME else info.ratio_frame,
-            },
+            metadata=_metadata(frames.info, key[-1]),
             check_results=[contract_result(name, key, None)],
         )
+
+
+def _metadata(info: FrameInfo, kind: str) -> dict[str, Any]:
+    """What was published, counts first."""
+    arms = {f"exposed_{arm}": n for arm, n in info.n_exposed.items()}
+    made_of = {
+        "as_of": info.as_of,
+        "horizon": info.horizon,
+        "cutoff": info.cutoff,
+        "plan_hash": info.plan_hash,
+    }
+    if info.summary_frame is not None:
+        note = "moments arrive aggregated: a row per metric and arm, no units"
+        return {"moments": info.rows, "input": note, **made_of, **arms, "file": info.summary_frame}
+    return {
+        "units": info.rows,
+        **made_of,
+        "units_in_two_arms": sum(info.n_multi_arm.values()),
+        **arms,
+        **{f"immature_{metric}": n for metric, n in info.n_immature.items()},
+        "file": info.user_frame if kind == "user_frame" else info.ratio_frame,
+    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments_dagster import __version__
-from experiments_dagster.cli import adhoc
+from experiments_dagster.cli import adhoc, design, multiplicity, sql
 from experiments_dagster.cli.output import (
     DAMAGED,
     OK,
@@ -35,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-adhoc.register(app)
+for commands in (adhoc, design, multiplicity, sql):
+    commands.register(app)
 
 ConfigDir = Annotated[
     Path,
@@ -124,9 +125,43 @@ def validate(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def demo(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
+def plan(
+    slug: Annotated[str, typer.Argument(help="Experiment.")],
+    config_dir: ConfigDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Power, detectable effect, duration and calendar of an experiment, from landed history."""
+    with exit_codes():
+        from experiments_dagster.cli.plan import make_plan, plan_document, plan_text
+        from experiments_dagster.storage.layout import Layout
+        from experiments_dagster.storage.manifest import Manifest
+
+        project, _ = _load_all(config_dir)
+        _known(project, [slug])
+        manifest = Manifest(Layout(project.storage)).refresh()
+        experiment = project.experiments[slug]
+        report = make_plan(project, manifest, experiment)
+        if as_json:
+            print_json(plan_document(report))
+        else:
+            out.print(plan_text(experiment, report))
+
+
+@app.command()
+def demo(
+    config_dir: ConfigDir = HERE,
+    asos: Annotated[
+        bool, typer.Option("--asos", help="Replay 50 real experiments from their moments instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the main job on real data: land day by day, take the weekly looks, print verdicts."""
     with exit_codes():
+        if asos:
+            from experiments_dagster.cli.demo_asos import run_asos_demo
+
+            run_asos_demo(_folder(config_dir) / ".demo" / "asos", as_json=as_json)
+            return
         from experiments_dagster.cli.demo import run_demo
 
         run_demo(_load(config_dir), as_json=as_json)

@@ -111,9 +111,9 @@ def _arm_rows(experiment: Experiment, looks: list[Look], arm: str) -> list[list[
     limits, kind = "-", "sequential"
     if boundary is not None:
         limits = interval(boundary.limit_low, boundary.limit_high)
-    for row in look.anytime if not experiment.is_group_sequential else ():
-        if row.arm == arm:
-            limits, kind = interval(row.relative_low, row.relative_high), "anytime"
+    sequence = look.anytime_of(arm)
+    if sequence is not None and not experiment.is_group_sequential:
+        limits, kind = interval(sequence.relative_low, sequence.relative_high), "anytime"
     return [
         [
             escape(experiment.slug),

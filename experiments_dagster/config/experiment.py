@@ -76,15 +76,21 @@ class Guardrail(Spec):
 
 
 class ExperimentMetrics(Spec):
-    """Which metrics play which role."""
+    """Which metrics play which role.
+
+    Any of primary and `success` may ship the treatment, so they share alpha; all guardrails must
+    hold, each at full alpha. `secondary` metrics are exploratory.
+    """
 
     primary: PrimaryMetric
+    success: tuple[Slug, ...] = ()
     secondary: tuple[Slug, ...] = ()
     guardrails: tuple[Guardrail, ...] = ()
 
     @model_validator(mode="after")
     def _each_once(self) -> ExperimentMetrics:
-        names = [self.primary.metric, *self.secondary, *(g.metric for g in self.guardrails)]
+        names = [self.primary.metric, *self.success, *self.secondary]
+        names += [guardrail.metric for guardrail in self.guardrails]
         for name in names:
             if names.count(name) > 1:
                 msg = f"metric {name!r} is listed {names.count(name)} times; each has one role"
@@ -93,9 +99,31 @@ class ExperimentMetrics(Spec):
 
 
 class CupedEstimator(Spec):
-    """Lin regression on the same metric in the `covariate_days` before first exposure."""
+    """Lin regression on the same metric in the `covariate_days` before first exposure.
+
+    `categories` are properties of the first exposure that join the covariates as dummies.
+    `predict: true` adds out-of-fold predictions that are trained on the pre-period alone: from all
+    metrics of one `covariate_days` window to the metric in the next.
+    """
 
     kind: Literal["cuped"]
+    covariate_days: Days = 28
+    categories: tuple[Name, ...] = ()
+    predict: Flag = False
+    variance: Literal["lin_hc2", "hc3", "lin_superpop"] = "lin_hc2"
+
+
+class PooledThetaEstimator(Spec):
+    """CUPED with one coefficient over both arms, for comparison with other tools."""
+
+    kind: Literal["pooled_theta"]
+    covariate_days: Days = 28
+
+
+class PostStratifiedEstimator(Spec):
+    """Differences within the strata of `stratify_by`, weighted by their shares."""
+
+    kind: Literal["post_stratified"]
     covariate_days: Days = 28
 
 
@@ -106,15 +134,45 @@ class UnadjustedEstimator(Spec):
     covariate_days: Days = 28
 
 
-EstimatorSpec = Annotated[CupedEstimator | UnadjustedEstimator, Field(discriminator="kind")]
+EstimatorSpec = Annotated[
+    CupedEstimator | PooledThetaEstimator | PostStratifiedEstimator | UnadjustedEstimator,
+    Field(discriminator="kind"),
+]
+SpendingName = Literal["obrien_fleming", "pocock", "kim_demets", "hwang_shih_decani"]
 
 
-class GroupSequential(Spec):
-    """Planned looks that spend alpha by information (Lan-DeMets)."""
+class _Spending(Spec):
+    spending: SpendingName = "obrien_fleming"
+    parameter: Number | None = None
+
+    @model_validator(mode="after")
+    def _parameter_fits(self) -> _Spending:
+        if self.parameter is None:
+            return self
+        if self.spending in ("obrien_fleming", "pocock"):
+            msg = f"parameter: spending {self.spending} takes none"
+            raise ValueError(msg)
+        if self.spending == "kim_demets" and self.parameter <= 0:
+            msg = f"parameter: rho of kim_demets is {self.parameter:g}, need > 0"
+            raise ValueError(msg)
+        return self
+
+
+class Futility(_Spending):
+    """Stop when success has become unlikely: spends 1 - power, never binding."""
+
+
+class GroupSequential(_Spending):
+    """Planned looks that spend alpha by information (Lan-DeMets).
+
+    The theory needs increments that are independent of earlier looks. Open-ended summaries do not
+    have them: they are refused unless `assume_independent_increments: true` says that it is known.
+    """
 
     kind: Literal["group_sequential"]
-    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
-    planned: Annotated[int, Field(strict=True, ge=1, le=100)]
+    planned: Annotated[int, Field(strict=True, ge=1, le=200)]
+    futility: Futility | None = None
+    assume_independent_increments: Flag = False
 
 
 class ConfidenceSequence(Spec):
@@ -150,11 +208,27 @@ class CapQuantile(Spec):
     from_: Literal["pre_period"] = Field(alias="from")
 
 
+Sensitivity = Literal["log1p", "trimmed", "mann_whitney", "bootstrap", "permutation"]
+
+
+class EffectPrior(Spec):
+    """What is believed before the data: for shrunk estimates and the false-positive risk.
+
+    `lift_sd` is the spread of true lifts; `share_true` the share of ideas that work, without which
+    the risk is shown for 10 % to 50 %.
+    """
+
+    lift_sd: Positive = 0.05
+    share_true: Fraction | None = None
+
+
 class Plan(Spec):
     """What is fixed before the first unit is exposed.
 
     `mde` is relative. `baseline` is the control mean it refers to; without it the pooled mean at
     the first look is taken and frozen (it does not depend on the effect's sign or significance).
+    `sensitivity` lists other methods to show for the primary metric, each with its own estimand;
+    they decide nothing. `cluster` is the exposure property that was randomised as a whole.
     """
 
     alpha: Fraction = 0.05
@@ -164,6 +238,9 @@ class Plan(Spec):
     estimator: EstimatorSpec = CupedEstimator(kind="cuped")
     looks: Looks
     cap: CapValue | CapQuantile | None = None
+    cluster: Name | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
+    prior: EffectPrior | None = None
 
 
 class DecisionSpec(Spec):

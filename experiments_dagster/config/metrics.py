@@ -3,6 +3,8 @@
 A *measure* is what the pass over raw events adds up per unit and day; a metric turns one or two
 measures over a window into one number per unit. Windows are whole days after the unit's own
 first exposure and count only units whose whole window is observed (complete cohorts).
+
+A metric of kind `summary` reads no events: its moments per arm arrive aggregated.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from experiments_dagster.config.base import Days, Flag, Name, Slug, Spec, Text
+from experiments_dagster.config.base import Days, Flag, Fraction, Name, Slug, Spec, Text
 
 Direction = Literal["increase", "decrease"]
 
@@ -56,13 +58,16 @@ class RatioPart(_Part):
     aggregate: Literal["sum", "count"] = "sum"
 
 
-class _MetricSpec(Spec):
-    window_days: Days
+class _MetricBase(Spec):
     direction: Direction = "increase"
     description: Text | None = None
     display_unit: Text | None = None
     owner: Text | None = None
     heartbeat: Flag = False
+
+
+class _MetricSpec(_MetricBase):
+    window_days: Days
 
 
 class MeanMetric(_MetricSpec, _Part):
@@ -98,8 +103,42 @@ class RatioMetric(_MetricSpec):
     denominator: RatioPart
 
 
+class QuantileMetric(_MetricSpec, _Part):
+    """A quantile of the values of all events in the window, or of the units' totals.
+
+    Events of one unit belong together: the standard error clusters them.
+    """
+
+    kind: Literal["quantile"]
+    quantile: Fraction
+    of: Literal["events", "units"] = "events"
+
+
+class SummaryMetric(_MetricBase):
+    """Moments per arm and time from a source of kind summaries, cumulative since the start.
+
+    `cohorts` says whether a unit's value is final once it counts (`complete`) or may still change
+    (`open_ended`); `name` is what the source calls the metric. A ratio needs the moments of its
+    denominator too. `made_from` names the metric over events that the warehouse aggregates, for
+    `experiments sql`.
+    """
+
+    kind: Literal["summary"]
+    cohorts: Literal["complete", "open_ended"]
+    source: Slug | None = None
+    name: Text | None = None
+    value: Literal["mean", "ratio"] = "mean"
+    made_from: Slug | None = None
+
+
 MetricSpec = Annotated[
-    MeanMetric | CountMetric | ProportionMetric | RetentionMetric | RatioMetric,
+    MeanMetric
+    | CountMetric
+    | ProportionMetric
+    | RetentionMetric
+    | RatioMetric
+    | QuantileMetric
+    | SummaryMetric,
     Field(discriminator="kind"),
 ]
 
@@ -124,16 +163,24 @@ class Metric(Spec):
     """A resolved metric: what frames and estimators read.
 
     `parts` has one measure, or numerator and denominator. The outcome window is
-    [start_day, start_day + window_days) after first exposure.
+    [start_day, start_day + window_days) after first exposure. A summary metric has no parts and no
+    window, and `summary_source` and `summary_name` instead.
     """
 
     name: str
-    kind: Literal["mean", "count", "proportion", "retention", "ratio"]
+    kind: Literal["mean", "count", "proportion", "retention", "ratio", "quantile", "summary"]
     parts: tuple[Measure, ...]
     start_day: int
     window_days: int
     direction: Direction
     display_unit: str | None = None
+    quantile: float | None = None
+    of_events: bool = False
+    summary_source: str | None = None
+    summary_name: str | None = None
+    summary_ratio: bool = False
+    made_from: str | None = None
+    is_open_ended: bool = False
 
     @property
     def end_day(self) -> int:
@@ -143,7 +190,7 @@ class Metric(Spec):
     @property
     def columns(self) -> tuple[tuple[str, Measure], ...]:
         """Frame columns of the outcome and the measure behind each."""
-        names: tuple[str, ...] = (self.name,)
+        names: tuple[str, ...] = () if self.is_summary else (self.name,)
         if self.is_ratio:
             names = (f"{self.name}_numerator", f"{self.name}_denominator")
         return tuple(zip(names, self.parts, strict=True))
@@ -158,16 +205,43 @@ class Metric(Spec):
         """Whether a unit's value is 0 or 1."""
         return self.kind in ("proportion", "retention")
 
+    @property
+    def is_summary(self) -> bool:
+        """Whether the metric arrives as moments."""
+        return self.kind == "summary"
+
 
 def resolve_metric(name: str, spec: MetricSpec, default_source: str) -> Metric:
-    """Fill defaults and name the measures."""
+    """Fill defaults and name the measures.
+
+    Args:
+        name: The metric's name.
+        spec: What the file says.
+        default_source: The source of parts that name none.
+    """
+    if isinstance(spec, SummaryMetric):
+        return Metric(
+            name=name,
+            kind="summary",
+            parts=(),
+            start_day=0,
+            window_days=0,
+            direction=spec.direction,
+            display_unit=spec.display_unit,
+            summary_source=spec.source or default_source,
+            summary_name=spec.name or name,
+            summary_ratio=spec.value == "ratio",
+            is_open_ended=spec.cohorts == "open_ended",
+            made_from=spec.made_from,
+        )
     if isinstance(spec, RatioMetric):
         parts = tuple(
             part.measure(part.aggregate, default_source)
             for part in (spec.numerator, spec.denominator)
         )
     else:
-        aggregate: Literal["sum", "count"] = "sum" if isinstance(spec, MeanMetric) else "count"
+        sums = isinstance(spec, MeanMetric | QuantileMetric)
+        aggregate: Literal["sum", "count"] = "sum" if sums else "count"
         parts = (spec.measure(aggregate, default_source),)
     return Metric(
         name=name,
@@ -177,4 +251,6 @@ def resolve_metric(name: str, spec: MetricSpec, default_source: str) -> Metric:
         window_days=spec.window_days,
         direction=spec.direction,
         display_unit=spec.display_unit,
+        quantile=spec.quantile if isinstance(spec, QuantileMetric) else None,
+        of_events=isinstance(spec, QuantileMetric) and spec.of == "events",
     )

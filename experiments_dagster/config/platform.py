@@ -106,7 +106,58 @@ class ExposureSource(_Source):
         return self
 
 
-Source = Annotated[EventSource | ExposureSource, Field(discriminator="kind")]
+class SummaryColumns(Spec):
+    """Which column of the input holds what; moments are cumulative up to `timestamp`.
+
+    `variance` is the sample variance (ddof 1) over units. The three columns of the denominator
+    belong together and are needed by ratio metrics only.
+    """
+
+    variant: Text
+    timestamp: Text
+    n: Text
+    mean: Text
+    variance: Text
+    experiment: Text | None = None
+    metric: Text | None = None
+    denominator_mean: Text | None = None
+    denominator_variance: Text | None = None
+    covariance: Text | None = None
+
+    @model_validator(mode="after")
+    def _denominator_whole(self) -> SummaryColumns:
+        given = {self.denominator_mean, self.denominator_variance, self.covariance}
+        if None in given and len(given) > 1:
+            msg = "give all of denominator_mean, denominator_variance and covariance, or none"
+            raise ValueError(msg)
+        return self
+
+
+class SummarySource(_Source):
+    """Moments that a warehouse aggregated: one row per experiment, variant, metric and time.
+
+    Without `columns.experiment` or `columns.metric`, all rows belong to `experiment_name` or
+    `metric_name`. Of rows for the same time the one landed last counts.
+    """
+
+    kind: Literal["summaries"]
+    columns: SummaryColumns
+    experiment_name: Slug | None = None
+    metric_name: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_known(self) -> SummarySource:
+        for role, column, constant in (
+            ("experiment", self.columns.experiment, self.experiment_name),
+            ("metric", self.columns.metric, self.metric_name),
+        ):
+            if (column is None) == (constant is None):
+                msg = f"give either `columns.{role}` or one `{role}_name` for all rows"
+                raise ValueError(msg)
+        return self
+
+
+Source = Annotated[EventSource | ExposureSource | SummarySource, Field(discriminator="kind")]
 MemoryLimit = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(MB|GB)$")]
 
 
@@ -125,8 +176,8 @@ class Platform(Spec):
     @model_validator(mode="after")
     def _both_kinds(self) -> Platform:
         kinds = {source.kind for source in self.sources.values()}
-        if "events" not in kinds:
-            msg = "needs at least one source of kind events"
+        if not kinds & {"events", "summaries"}:
+            msg = "needs at least one source of kind events or summaries"
             raise ValueError(msg)
         return self
 

@@ -12,16 +12,27 @@ from experiments_dagster.alerts.channels import ChannelSettings
 from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.config.base import SLUG
 from experiments_dagster.config.errors import ConfigError, ConfigIssue
-from experiments_dagster.config.experiment import ExperimentSpec
+from experiments_dagster.config.experiment import (
+    CupedEstimator,
+    ExperimentSpec,
+    GroupSequential,
+)
 from experiments_dagster.config.intervention import InterventionSpec
 from experiments_dagster.config.metrics import (
     Measure,
     Metric,
     MetricsFile,
+    QuantileMetric,
     RatioMetric,
+    SummaryMetric,
     resolve_metric,
 )
-from experiments_dagster.config.platform import EventSource, ExposureSource, Platform
+from experiments_dagster.config.platform import (
+    EventSource,
+    ExposureSource,
+    Platform,
+    SummarySource,
+)
 from experiments_dagster.config.resolve import Experiment, resolve_experiment
 from experiments_dagster.config.yaml_file import Location, YamlFile, read_yaml
 
@@ -162,24 +173,64 @@ def _resolve_metrics(
     loaded: tuple[MetricsFile, YamlFile], platform: Platform, issues: list[ConfigIssue]
 ) -> dict[str, Metric]:
     metrics_file, yaml_file = loaded
-    event_sources = platform.sources_of("events")
     resolved = {}
     for name, spec in metrics_file.metrics.items():
         place: Location = ("metrics", name)
+        is_summary = isinstance(spec, SummaryMetric)
+        sources = platform.sources_of("summaries" if is_summary else "events")
         parts = [spec.numerator, spec.denominator] if isinstance(spec, RatioMetric) else [spec]
         missing = any(part.source is None for part in parts)
-        if missing and len(event_sources) > 1:
-            listed = ", ".join(event_sources)
+        if missing and len(sources) != 1:
+            listed = ", ".join(sources) or "none is declared"
             issues.append(yaml_file.issue(place, f"needs `source`, one of: {listed}"))
             continue
-        metric = resolve_metric(name, spec, event_sources[0])
+        metric = resolve_metric(name, spec, sources[0] if sources else "")
         rules = [rule for part in metric.parts for rule in _measure_rules(part, platform)]
+        if is_summary:
+            rules += _summary_rules(metric, platform)
+        if isinstance(spec, QuantileMetric) and metric.of_events:
+            rules += _event_quantile_rules(metric, platform)
         if metric.is_ratio and len({part.source for part in metric.parts}) > 1:
             rules.append("numerator and denominator must come from one source")
         issues.extend(yaml_file.issue(place, rule) for rule in dict.fromkeys(rules))
         if not rules:
             resolved[name] = metric
+    for name, metric in list(resolved.items()):
+        for rule in _made_from_rules(metric, resolved):
+            issues.append(yaml_file.issue(("metrics", name, "made_from"), rule))
+            del resolved[name]
     return resolved
+
+
+def _made_from_rules(metric: Metric, metrics: dict[str, Metric]) -> list[str]:
+    """Only a metric over events, and of the same shape, can be aggregated to a summary."""
+    if metric.made_from is None:
+        return []
+    source = metrics.get(metric.made_from)
+    if source is None or source.is_summary:
+        known = ", ".join(name for name, m in metrics.items() if not m.is_summary) or "none"
+        return [f"{metric.made_from!r} is no metric over events; known: {known}"]
+    if source.is_ratio != metric.summary_ratio:
+        wanted = "ratio" if source.is_ratio else "mean"
+        return [f"{metric.made_from!r} is a {source.kind}; need `value: {wanted}`"]
+    return []
+
+
+def _summary_rules(metric: Metric, platform: Platform) -> list[str]:
+    source = platform.sources.get(metric.summary_source or "")
+    if not isinstance(source, SummarySource):
+        known = ", ".join(platform.sources_of("summaries")) or "none"
+        return [f"source {metric.summary_source!r} is not a source of summaries; known: {known}"]
+    if metric.summary_ratio and source.columns.covariance is None:
+        return [f"a ratio needs the denominator's moments, which {metric.summary_source!r} lacks"]
+    return []
+
+
+def _event_quantile_rules(metric: Metric, platform: Platform) -> list[str]:
+    source = platform.sources.get(metric.parts[0].source)
+    if isinstance(source, EventSource) and source.columns.value is None:
+        return ["a quantile of events needs a source that maps a `value` column"]
+    return []
 
 
 def _measure_rules(measure: Measure, platform: Platform) -> list[str]:
@@ -218,10 +269,18 @@ def _read_experiments(
                 file.stem,
                 spec,
                 metrics,
-                exposure_source=spec.exposure.source or platform.sources_of("exposures")[0],
+                exposure_source=_exposure_source(spec, platform, metrics),
                 timezone=platform.timezone,
             )
     return experiments
+
+
+def _exposure_source(spec: ExperimentSpec, platform: Platform, metrics: dict[str, Metric]) -> str:
+    """Where the arms come from: for summaries the source of the moments itself."""
+    primary = metrics[spec.metrics.primary.metric]
+    if primary.is_summary:
+        return primary.summary_source or ""
+    return spec.exposure.source or platform.sources_of("exposures")[0]
 
 
 def _experiment_issues(
@@ -230,6 +289,7 @@ def _experiment_issues(
     issues = []
     roles: list[tuple[Location, str]] = [
         (("metrics", "primary", "metric"), spec.metrics.primary.metric),
+        *((("metrics", "success", k), name) for k, name in enumerate(spec.metrics.success)),
         *((("metrics", "secondary", k), name) for k, name in enumerate(spec.metrics.secondary)),
         *(
             (("metrics", "guardrails", k, "metric"), guardrail.metric)
@@ -240,7 +300,11 @@ def _experiment_issues(
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
             issues.append(yaml_file.issue(place, f"unknown metric {name!r}; known: {known}"))
+    used = [metrics[name] for _, name in roles if name in metrics]
+    issues += [yaml_file.issue(place, rule) for place, rule in _plan_rules(spec, used)]
     primary = metrics.get(spec.metrics.primary.metric)
+    if primary is not None and primary.is_summary:
+        return issues
     if spec.plan.cap is not None and primary is not None and primary.kind != "mean":
         rule = f"a cap needs a primary metric of kind mean; {primary.name!r} is a {primary.kind}"
         issues.append(yaml_file.issue(("plan", "cap"), rule))
@@ -258,11 +322,73 @@ def _experiment_issues(
         exposures = platform.sources[source or sources[0]]
         assert isinstance(exposures, ExposureSource)
         issues.extend(
-            yaml_file.issue(("segments", k), f"property {name!r} is not mapped by the source")
-            for k, name in enumerate(spec.segments)
+            yaml_file.issue(place, f"property {name!r} is not mapped by the source")
+            for place, name in _property_places(spec)
             if name not in exposures.properties
         )
     return issues
+
+
+def _property_places(spec: ExperimentSpec) -> list[tuple[Location, str]]:
+    """Every property of exposures that a file names, and where."""
+    estimator = spec.plan.estimator
+    places: list[tuple[Location, str]] = [
+        *((("segments", k), name) for k, name in enumerate(spec.segments)),
+        *((("stratify_by", k), name) for k, name in enumerate(spec.stratify_by)),
+    ]
+    if isinstance(estimator, CupedEstimator):
+        place: Location = ("plan", "estimator", "categories")
+        places += [((*place, k), name) for k, name in enumerate(estimator.categories)]
+    if spec.plan.cluster is not None:
+        places.append((("plan", "cluster"), spec.plan.cluster))
+    return places
+
+
+def _plan_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location, str]]:
+    """Rules on how metrics, estimator and looks fit together."""
+    rules = _summary_plan_rules(spec, used) if any(m.is_summary for m in used) else []
+    kind, design = spec.plan.estimator.kind, spec.plan.looks.design
+    if isinstance(design, GroupSequential) and design.futility and spec.metrics.success:
+        rule = "futility is judged on one success metric; `metrics.success` lists more"
+        rules.append((("plan", "looks", "design", "futility"), rule))
+    if kind == "post_stratified" and not spec.stratify_by:
+        rules.append((("plan", "estimator"), "post_stratified needs `stratify_by`"))
+    if spec.plan.cluster is not None and kind != "unadjusted":
+        rule = "clustered randomisation needs `estimator: {kind: unadjusted}`"
+        rules.append((("plan", "cluster"), rule))
+    return rules
+
+
+def _summary_plan_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location, str]]:
+    """What moments cannot give."""
+    rules: list[tuple[Location, str]] = []
+    if not all(metric.is_summary for metric in used):
+        rules.append((("metrics",), "metrics of kind summary and of events do not mix"))
+    if len({metric.summary_source for metric in used if metric.is_summary}) > 1:
+        rules.append((("metrics",), "all summary metrics must come from one source"))
+    if spec.plan.estimator.kind != "unadjusted":
+        rule = "moments have no covariates: summaries need `estimator: {kind: unadjusted}`"
+        rules.append((("plan", "estimator"), rule))
+    plan = spec.plan
+    for place, value in (
+        (("segments",), spec.segments),
+        (("stratify_by",), spec.stratify_by),
+        (("plan", "cap"), plan.cap),
+        (("plan", "cluster"), plan.cluster),
+        (("plan", "sensitivity"), plan.sensitivity),
+    ):
+        if value:
+            rules.append((place, "needs units; summaries have none"))
+    design = plan.looks.design
+    is_assumed = not isinstance(design, GroupSequential) or design.assume_independent_increments
+    if any(metric.is_open_ended for metric in used) and not is_assumed:
+        rule = (
+            "group-sequential looks at open-ended summaries are not valid in general; use "
+            "`cohorts: complete`, a confidence_sequence, or state "
+            "`assume_independent_increments: true`"
+        )
+        rules.append((("plan", "looks", "design"), rule))
+    return rules
 
 
 def _read_interventions(

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from experiments_dagster.config.base import Spec
 from experiments_dagster.config.experiment import (
     ConfidenceSequence,
+    CupedEstimator,
     ExperimentSpec,
     GroupSequential,
     Guardrail,
@@ -22,6 +23,7 @@ from experiments_dagster.config.experiment import (
 from experiments_dagster.config.metrics import Metric
 
 STEP_DAYS = {"daily": 1, "weekly": 7}
+MIN_NOVELTY_DAYS = 7  # fewer points say nothing about a trend (METHODS section 7)
 
 
 class Experiment(Spec):
@@ -44,9 +46,11 @@ class Experiment(Spec):
     timezone: str
     primary: Metric
     minimum_effect: float | None
+    success: tuple[Metric, ...] = ()
     secondary: tuple[Metric, ...]
     guardrails: tuple[tuple[Guardrail, Metric], ...]
     segments: tuple[str, ...]
+    stratify_by: tuple[str, ...] = ()
     plan: Plan
     decision_rule: str
     spec: ExperimentSpec
@@ -58,18 +62,38 @@ class Experiment(Spec):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """All metrics: primary, secondary, guardrails."""
-        return (self.primary, *self.secondary, *(metric for _, metric in self.guardrails))
+        """All metrics: primary, further success metrics, secondary, guardrails."""
+        guardrails = (metric for _, metric in self.guardrails)
+        return (*self.success_metrics, *self.secondary, *guardrails)
+
+    @property
+    def success_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of which any one may ship a treatment; the primary first."""
+        return (self.primary, *self.success)
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether the input is moments per look instead of events and exposures."""
+        return self.primary.is_summary
+
+    @property
+    def exposure_properties(self) -> tuple[str, ...]:
+        """Properties of the first exposure that the analysis reads, each once."""
+        estimator = self.plan.estimator
+        categories = estimator.categories if isinstance(estimator, CupedEstimator) else ()
+        strata = self.stratify_by if estimator.kind == "post_stratified" else ()
+        cluster = () if self.plan.cluster is None else (self.plan.cluster,)
+        return tuple(dict.fromkeys((*self.segments, *categories, *strata, *cluster)))
 
     @property
     def adjusts(self) -> bool:
-        """Whether the deciding estimate is adjusted by the pre-period covariate."""
-        return self.plan.estimator.kind == "cuped"
+        """Whether the deciding estimate is adjusted, by covariates or by strata."""
+        return self.plan.estimator.kind != "unadjusted"
 
     @property
-    def alpha_per_arm(self) -> float:
-        """Each treatment arm's share of alpha (Bonferroni over arms, METHODS section 4)."""
-        return self.plan.alpha / len(self.treatments)
+    def alpha_per_hypothesis(self) -> float:
+        """The share of alpha of each success metric and arm (Bonferroni, METHODS section 4)."""
+        return self.plan.alpha / (len(self.treatments) * len(self.success_metrics))
 
     def planned_looks(self) -> tuple[dt.date, ...]:
         """The calendar of planned looks, in the experiment's time zone.
@@ -103,6 +127,30 @@ class Experiment(Spec):
             last += dt.timedelta(days=1)
         return max(last - (looks.design.planned - 1) * step, start + step)
 
+    def last_look(self) -> dt.date:
+        """The date of the planned end: the last planned look, or the first day all windows end."""
+        planned = self.planned_looks()
+        if planned:
+            return planned[-1]
+        end = self.ends_at.astimezone(ZoneInfo(self.timezone)).date()
+        return end + dt.timedelta(days=self.primary.end_day)
+
+    def shows_novelty(self, as_of: dt.datetime) -> bool:
+        """Whether a look estimates the effect by day since exposure: at the planned end only.
+
+        The primary metric must add up over at least `MIN_NOVELTY_DAYS` days.
+        """
+        adds_up = self.primary.kind in ("mean", "count")
+        is_long = self.primary.window_days >= MIN_NOVELTY_DAYS
+        day = as_of.astimezone(ZoneInfo(self.timezone)).date()
+        return adds_up and is_long and day >= self.last_look()
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the covariates include a prediction trained on the pre-period."""
+        estimator = self.plan.estimator
+        return isinstance(estimator, CupedEstimator) and estimator.predict
+
     @property
     def is_group_sequential(self) -> bool:
         """Whether alpha is spent over planned looks."""
@@ -119,6 +167,7 @@ class Experiment(Spec):
         document["arms"] = list(self.variants)
         for metric in (
             document["primary"],
+            *document["success"],
             *document["secondary"],
             *(metric for _, metric in document["guardrails"]),
         ):
@@ -164,9 +213,11 @@ def resolve_experiment(
         timezone=zone_name,
         primary=metrics[spec.metrics.primary.metric],
         minimum_effect=spec.metrics.primary.minimum_effect,
+        success=tuple(metrics[name] for name in spec.metrics.success),
         secondary=tuple(metrics[name] for name in spec.metrics.secondary),
         guardrails=tuple((g, metrics[g.metric]) for g in spec.metrics.guardrails),
         segments=spec.segments,
+        stratify_by=spec.stratify_by,
         plan=spec.plan,
         decision_rule=spec.decision.rule,
         spec=spec,

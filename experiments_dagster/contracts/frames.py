@@ -30,7 +30,7 @@ def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
         if metric.is_indicator:
             rules.append(Check.isin([0.0, 1.0], name="is_0_or_1"))
         columns |= _value_column(metric.name, rules)
-        columns |= _value_column(f"pre_{metric.name}", [_finite()], nullable=False)
+        columns |= _history_columns(metric.name, experiment)
     if isinstance(experiment.plan.cap, CapQuantile):
         columns |= _value_column(f"cap_basis_{experiment.primary.name}", [_finite()])
     validate("user_frame", experiment.slug, frame, columns)
@@ -53,7 +53,7 @@ def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
             if is_denominator:
                 rules.append(Check.ge(0.0, name="denominator_not_negative"))
             columns |= _value_column(name, rules)
-            columns |= _value_column(f"pre_{name}", [_finite()], nullable=False)
+            columns |= _history_columns(name, experiment)
     validate("ratio_frame", experiment.slug, frame, columns)
 
 
@@ -68,8 +68,20 @@ def _identity_columns(experiment: Experiment) -> dict[str, Column]:
         ),
         "exposed_at": Column(pl.Datetime("us", "UTC"), nullable=False),
         "is_pre_missing": Column(pl.Boolean, nullable=False),
-        **{f"segment_{name}": Column(pl.String, nullable=True) for name in experiment.segments},
+        **{
+            f"segment_{name}": Column(pl.String, nullable=True)
+            for name in experiment.exposure_properties
+        },
     }
+
+
+def _history_columns(name: str, experiment: Experiment) -> dict[str, Column]:
+    """The pre-period of an outcome column, and what predictions are trained on."""
+    prefixes = ("pre_", "lag_") if experiment.predicts else ("pre_",)
+    columns: dict[str, Column] = {}
+    for prefix in prefixes:
+        columns |= _value_column(f"{prefix}{name}", [_finite()], nullable=False)
+    return columns
 
 
 def _value_column(name: str, rules: list[Check], *, nullable: bool = True) -> dict[str, Column]:

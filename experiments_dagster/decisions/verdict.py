@@ -1,7 +1,7 @@
 """From the evidence of a look and its plan to one verdict per treatment arm.
 
 A pure function; the clauses are tried in order and the first that holds decides. Numbers and
-names follow METHODS section 13; clause 8 (futility) has no evidence yet and never holds.
+names follow METHODS section 13.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ class Evidence:
         missing: What could not be estimated, with the reason; empty when complete.
         failed_checks: Blocking quality checks that failed, with their message.
         is_amended: Whether the plan was amended after results were seen.
-        success: Whether the primary metric was rejected at this or an earlier look, and which way.
+        success: Whether a success metric was rejected at this or an earlier look, and which way.
         success_look: The look that crossed first.
+        success_metric: The metric that did, where it is not the primary one.
+        deteriorated: Metrics whose harm is shown by their safety monitor.
+        is_futile: Whether success has become unlikely by the plan's futility bound.
         guardrails: One entry per guardrail.
         is_planned_end: Whether this is the last look of the plan.
         information_fraction: How much of the planned information is there; None if unknown.
@@ -51,6 +54,9 @@ class Evidence:
     is_amended: bool = False
     success: Success = "none"
     success_look: int | None = None
+    success_metric: str | None = None
+    deteriorated: tuple[str, ...] = ()
+    is_futile: bool = False
     guardrails: tuple[GuardrailEvidence, ...] = ()
     is_planned_end: bool = False
     information_fraction: float | None = None
@@ -94,7 +100,7 @@ def decide(evidence: Evidence) -> Decision:
                 clause=decision.clause,
                 reason=decision.reason,
                 missing=decision.missing,
-                is_harmful=evidence.success == "undesired",
+                is_harmful=evidence.success == "undesired" or bool(evidence.deteriorated),
             )
     msg = "no clause decided; the last one always does"
     raise AssertionError(msg)
@@ -147,16 +153,19 @@ def _amended(evidence: Evidence) -> Decision | None:
 
 
 def _harm(evidence: Evidence) -> Decision | None:
-    if evidence.success != "undesired":
+    if evidence.success == "undesired":
+        reason = f"{_metric(evidence)} got worse (crossed at {_when(evidence)})"
+    elif evidence.deteriorated:
+        reason = f"{', '.join(evidence.deteriorated)} got worse (safety monitor)"
+    else:
         return None
-    reason = f"the primary metric got worse (crossed at {_when(evidence)})"
     return Decision(verdict="DO_NOT_SHIP", clause="4 harm", reason=reason)
 
 
 def _success(evidence: Evidence) -> Decision | None:
     if evidence.success != "desired" or _guardrails(evidence, "open", "worse", "not_estimable"):
         return None
-    reason = f"the primary metric improved (crossed at {_when(evidence)})"
+    reason = f"{_metric(evidence)} improved (crossed at {_when(evidence)})"
     if evidence.guardrails:
         reason += " and every guardrail is shown to be within its margin"
     return Decision(verdict="SHIP", clause="5 success", reason=reason)
@@ -168,10 +177,10 @@ def _guardrail_open(evidence: Evidence) -> Decision | None:
         return None
     names = ", ".join(waiting)
     if evidence.is_planned_end:
-        reason = f"the primary metric improved, but {names} was not shown to be within its margin"
+        reason = f"{_metric(evidence)} improved, but {names} was not shown to be within its margin"
         return Decision(verdict="DO_NOT_SHIP", clause="6 guardrail open", reason=reason)
     missing = tuple(f"guardrail {name}" for name in waiting)
-    reason = f"the primary metric improved; waiting for guardrail {names}"
+    reason = f"{_metric(evidence)} improved; waiting for guardrail {names}"
     return Decision(verdict="PENDING", clause="6 guardrail open", reason=reason, missing=missing)
 
 
@@ -181,6 +190,13 @@ def _regression(evidence: Evidence) -> Decision | None:
         return None
     reason = f"guardrail {', '.join(worse)} is worse than its margin"
     return Decision(verdict="DO_NOT_SHIP", clause="7 regression", reason=reason)
+
+
+def _futile(evidence: Evidence) -> Decision | None:
+    if not evidence.is_futile:
+        return None
+    reason = "success has become unlikely: the futility bound of the plan is crossed"
+    return Decision(verdict="DO_NOT_SHIP", clause="8 futility", reason=reason)
 
 
 def _before_end(evidence: Evidence) -> Decision | None:
@@ -209,6 +225,10 @@ def _planned_end(evidence: Evidence) -> Decision | None:
     return Decision(verdict="INCONCLUSIVE", clause="10 inconclusive", reason=reason)
 
 
+def _metric(evidence: Evidence) -> str:
+    return evidence.success_metric or "the primary metric"
+
+
 def _when(evidence: Evidence) -> str:
     return f"look {evidence.success_look}" if evidence.success_look else "this unplanned look"
 
@@ -225,6 +245,7 @@ _CLAUSES = (
     _success,
     _guardrail_open,
     _regression,
+    _futile,
     _before_end,
     _planned_end,
 )

@@ -194,8 +194,47 @@ def _cut(day: int) -> nw.Expr:
     return (nw.col("day_start") < limit) & (limit < nw.col("day_end"))
 
 
+def window_events(exposures: Frame, events: Frame, metric: Metric, horizon: dt.datetime) -> Frame:
+    """The single events of a metric in the closed windows of units of one arm.
+
+    Returns:
+        unit, arm, value (Float64): one row per event.
+    """
+    closed = nw.col("exposed_at").dt.offset_by(f"{metric.end_day}d")
+    who = exposures.filter(nw.col("n_arms") == 1, closed <= horizon).select(
+        "unit",
+        "arm",
+        nw.col("exposed_at").dt.offset_by(f"{metric.start_day}d").alias("_low"),
+        closed.alias("_high"),
+    )
+    ((_, measure),) = metric.columns
+    return (
+        events.join(who, on="unit", how="inner")
+        .filter(
+            nw.col("occurred_at") >= nw.col("_low"),
+            nw.col("occurred_at") < nw.col("_high"),
+            ~nw.col(measure.key).is_null(),
+        )
+        .select("unit", "arm", nw.col(measure.key).cast(nw.Float64).alias("value"))
+    )
+
+
+def daily_totals(metric: Metric) -> list[WindowTotal]:
+    """One total per day since exposure of a metric that adds up over days: day_000, day_001, ..."""
+    ((_, measure),) = metric.columns
+    days = range(metric.start_day, metric.end_day)
+    return [
+        WindowTotal(name=f"day_{day:03d}", measure=measure.key, start_day=day, end_day=day + 1)
+        for day in days
+    ]
+
+
 def metric_totals(
-    metrics: Sequence[Metric], covariate_days: int, *, cap_basis: Metric | None = None
+    metrics: Sequence[Metric],
+    covariate_days: int,
+    *,
+    cap_basis: Metric | None = None,
+    with_lags: bool = False,
 ) -> list[WindowTotal]:
     """The window totals that a set of metrics needs: outcomes and pre-period covariates.
 
@@ -204,6 +243,8 @@ def metric_totals(
         covariate_days: Length of the window that ends at first exposure.
         cap_basis: The metric whose cap is a quantile of pre-period totals over a window as long
             as its outcome's; adds the column `cap_basis_<metric>`.
+        with_lags: Add `lag_<metric>`, the total of the covariate window's length before it, from
+            which predictions are trained.
     """
     totals = []
     for metric in metrics:
@@ -221,6 +262,15 @@ def metric_totals(
                     name=f"pre_{name}", measure=measure.key, start_day=-covariate_days, end_day=0
                 )
             )
+            if with_lags:
+                totals.append(
+                    WindowTotal(
+                        name=f"lag_{name}",
+                        measure=measure.key,
+                        start_day=-2 * covariate_days,
+                        end_day=-covariate_days,
+                    )
+                )
     if cap_basis is not None:
         name, measure = cap_basis.columns[0]
         totals.append(

@@ -1,5 +1,8 @@
 """user_frame and ratio_frame of one experiment as of a cut-off: build, validate, promote.
 
+Two more frames are made where the plan needs them: event_frame (single events in closed windows,
+for quantiles) and day_frame (outcome by day since exposure, for novelty).
+
 A frame file is named by cut-off, horizon and plan; it never changes. `current.json` beside it
 says which one is published, and is replaced only after the contract held.
 """
@@ -9,24 +12,23 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import narwhals as nw
 import polars as pl
 
-from experiments_dagster.config.experiment import CapQuantile
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment, canonical_hash
 from experiments_dagster.contracts.frames import validate_ratio_frame, validate_user_frame
-from experiments_dagster.frames.definitions import (
-    first_exposures,
-    metric_totals,
-    unit_frame,
-    window_totals,
+from experiments_dagster.frames.definitions import first_exposures
+from experiments_dagster.frames.outcomes import (
+    Tables,
+    cap_basis_of,
+    extra_frames,
+    open_partials,
+    outcome_rows,
 )
-from experiments_dagster.frames.partials import Partials, build_partials
 from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
 from experiments_dagster.storage.duck import connect
 from experiments_dagster.storage.errors import ContractError
@@ -51,8 +53,11 @@ class FrameInfo:
     as_of: str
     horizon: str
     plan_hash: str
-    user_frame: str
-    ratio_frame: str
+    user_frame: str | None = None
+    ratio_frame: str | None = None
+    event_frame: str | None = None
+    day_frame: str | None = None
+    summary_frame: str | None = None
     sha256: dict[str, str]
     rows: int
     n_exposed: dict[str, int]
@@ -75,11 +80,16 @@ class FramesContractError(ContractError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Both frames in memory; `ratio` has the ratio metrics' columns, `user` all others."""
+    """The frames in memory; `ratio` has the ratio metrics' columns, `user` all others.
+
+    `events` has columns metric, unit, arm, value; `days` unit, arm and one column per day.
+    """
 
     info: FrameInfo
     user: pl.DataFrame
     ratio: pl.DataFrame
+    events: pl.DataFrame | None = None
+    days: pl.DataFrame | None = None
 
     def of(self, metric: Metric) -> pl.DataFrame:
         """The frame that holds a metric."""
@@ -137,12 +147,23 @@ def build_unit_frames(
     if not horizons:
         names = ", ".join(sorted({m.parts[0].source for m in experiment.metrics}))
         raise ContractError(f"raw/events of {names}", {"no events have landed": 0})
-    partials = _partials(project, manifest, experiment, cutoff)
+    partials = open_partials(project, manifest, experiment, cutoff=cutoff)
     exposure_tables = manifest.tables(experiment.exposure_source, up_to=cutoff)
     exposure_files = [manifest.verified(table) for _, table in exposure_tables]
     if not exposure_files:
         raise ContractError("raw/exposures", {"no exposures have landed": 0})
-    all_rows = _collect(project, layout, experiment, partials, exposure_files, horizons)
+    tables = Tables(partials=partials, horizons=horizons)
+    newest = max(horizons.values()).replace(tzinfo=None)
+    with connect(project.platform, layout) as duck:
+        exposures = first_exposures(
+            nw.from_native(duck.parquet(exposure_files)),
+            experiment=experiment.exposure_name,
+            starts_at=experiment.starts_at.replace(tzinfo=None),
+            ends_at=min(experiment.ends_at.replace(tzinfo=None), newest),
+            segments=experiment.exposure_properties,
+        )
+        extra = extra_frames(duck, experiment, exposures, tables, as_of)
+        all_rows = outcome_rows(duck, experiment, exposures, tables)
     horizon = min(horizons.values())
     inputs = {table.path: table.sha256 for _, table in exposure_tables}
     inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
@@ -151,6 +172,7 @@ def build_unit_frames(
     counts = _counts(experiment, all_rows)
     frames = _split(experiment, all_rows)
     _validate(experiment, frames)
+    frames |= extra
     paths, digests = {}, {}
     for kind, frame in frames.items():
         target = layout.frame(kind, experiment.slug) / f"{name}.parquet"
@@ -166,15 +188,26 @@ def build_unit_frames(
         plan_hash=experiment.plan_hash,
         user_frame=paths["user_frame"],
         ratio_frame=paths["ratio_frame"],
+        event_frame=paths.get("event_frame"),
+        day_frame=paths.get("day_frame"),
         sha256=digests,
         rows=frames["user_frame"].height,
         inputs=inputs,
-        **counts,
+        n_exposed=counts["n_exposed"],
+        n_multi_arm=counts["n_multi_arm"],
+        n_rows=counts["n_rows"],
+        n_immature=counts["n_immature"],
     )
     if publish:
         pointer = layout.frame("user_frame", experiment.slug) / "current.json"
         write_bytes(pointer, canonical_json(asdict(info)))
-    return Frames(info=info, user=frames["user_frame"], ratio=frames["ratio_frame"])
+    return Frames(
+        info=info,
+        user=frames["user_frame"],
+        ratio=frames["ratio_frame"],
+        events=frames.get("event_frame"),
+        days=frames.get("day_frame"),
+    )
 
 
 def read_current_frames(layout: Layout, slug: str) -> Frames:
@@ -185,10 +218,14 @@ def read_current_frames(layout: Layout, slug: str) -> Frames:
     """
     pointer = layout.frame("user_frame", slug) / "current.json"
     info = FrameInfo(**json.loads(pointer.read_bytes()))
+    assert info.user_frame is not None
+    assert info.ratio_frame is not None
     return Frames(
         info=info,
         user=pl.read_parquet(layout.root / info.user_frame),
         ratio=pl.read_parquet(layout.root / info.ratio_frame),
+        events=pl.read_parquet(layout.root / info.event_frame) if info.event_frame else None,
+        days=pl.read_parquet(layout.root / info.day_frame) if info.day_frame else None,
     )
 
 
@@ -207,95 +244,17 @@ def _validate(experiment: Experiment, frames: dict[str, pl.DataFrame]) -> None:
         raise FramesContractError(experiment.slug, broken)
 
 
-def _cap_basis(experiment: Experiment) -> Metric | None:
-    return experiment.primary if isinstance(experiment.plan.cap, CapQuantile) else None
-
-
-def _partials(
-    project: Project, manifest: Manifest, experiment: Experiment, cutoff: int
-) -> dict[str, Partials]:
-    measures = {part.key: part for metric in experiment.metrics for part in metric.parts}
-    partials = {}
-    for source in sorted({part.source for part in measures.values()}):
-        needed = [part for part in measures.values() if part.source == source]
-        partials[source] = build_partials(project, manifest, source, up_to=cutoff, needed=needed)
-    return partials
-
-
-def _collect(
-    project: Project,
-    layout: Layout,
-    experiment: Experiment,
-    partials: dict[str, Partials],
-    exposure_files: list[Path],
-    horizons: dict[str, dt.datetime],
-) -> pl.DataFrame:
-    """All exposed units with all columns, ordered by unit so that reruns are equal."""
-    newest = max(horizons.values()).replace(tzinfo=None)
-    with connect(project.platform, layout) as duck:
-        exposures = first_exposures(
-            nw.from_native(duck.parquet(exposure_files)),
-            experiment=experiment.exposure_name,
-            starts_at=experiment.starts_at.replace(tzinfo=None),
-            ends_at=min(experiment.ends_at.replace(tzinfo=None), newest),
-            segments=experiment.segments,
-        )
-        frame, silent = exposures, list[Metric]()
-        for source, files in partials.items():
-            metrics = [m for m in experiment.metrics if m.parts[0].source == source]
-            if not files.days:
-                if experiment.primary in metrics:
-                    raise ContractError(f"raw/{source}", {"no events have landed": 0})
-                silent += metrics
-                continue
-            totals = window_totals(
-                exposures,
-                nw.from_native(duck.parquet(files.days)),
-                nw.from_native(duck.parquet(files.events)),
-                metric_totals(
-                    metrics,
-                    experiment.plan.estimator.covariate_days,
-                    cap_basis=_cap_basis(experiment) if experiment.primary in metrics else None,
-                ),
-            )
-            columns = unit_frame(totals, metrics, horizons[source].replace(tzinfo=None))
-            if frame is exposures:
-                frame = columns
-            else:
-                names = [name for metric in metrics for name, _ in metric.columns]
-                other = columns.select(
-                    "unit",
-                    nw.col("is_pre_missing").alias("_is_pre_missing"),
-                    *names,
-                    *(f"pre_{name}" for name in names),
-                    *([f"cap_basis_{names[0]}"] if _has_cap_basis(experiment, metrics) else []),
-                )
-                frame = (
-                    frame.join(other, on="unit", how="inner")
-                    .with_columns(nw.col("is_pre_missing") & nw.col("_is_pre_missing"))
-                    .drop("_is_pre_missing")
-                )
-        collected: pl.DataFrame = frame.sort("unit").to_native().pl()
-    for metric in silent:  # nothing is known of them yet: open windows, no history
-        for name, _ in metric.columns:
-            nothing = pl.lit(None, dtype=pl.Float64).alias(name)
-            collected = collected.with_columns(nothing, pl.lit(0.0).alias(f"pre_{name}"))
-    return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
-
-
-def _has_cap_basis(experiment: Experiment, metrics: list[Metric]) -> bool:
-    return _cap_basis(experiment) is not None and experiment.primary in metrics
-
-
 def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Units of exactly one arm, in the two published shapes."""
     single = rows.filter(pl.col("n_arms") == 1)
-    segments = [f"segment_{name}" for name in experiment.segments]
+    segments = [f"segment_{name}" for name in experiment.exposure_properties]
+    prefixes = ("", "pre_", "lag_") if experiment.predicts else ("", "pre_")
     columns: dict[str, list[str]] = {"user_frame": [], "ratio_frame": []}
     for metric in experiment.metrics:
         for name, _ in metric.columns:
-            columns["ratio_frame" if metric.is_ratio else "user_frame"] += [name, f"pre_{name}"]
-    if _cap_basis(experiment) is not None:
+            kind = "ratio_frame" if metric.is_ratio else "user_frame"
+            columns[kind] += [f"{prefix}{name}" for prefix in prefixes]
+    if cap_basis_of(experiment) is not None:
         columns["user_frame"].append(f"cap_basis_{experiment.primary.name}")
     return {kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()}
 

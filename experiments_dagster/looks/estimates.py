@@ -1,46 +1,36 @@
-"""Effects of every metric and arm from a unit frame: plain and adjusted, absolute and relative.
+"""Effects of every metric and arm: plain and adjusted, absolute and relative.
 
-Arrays go to the estimators, records come back. A metric that cannot be estimated becomes rows
-with status `not_estimable` and a reason; it stops no other metric.
+A metric that cannot be estimated becomes rows with status `not_estimable` and a reason; it stops
+no other metric. Secondary metrics are exploratory: their p-values are corrected together (BH).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from experiments_dagster.config.experiment import CapQuantile, CapValue
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.summaries import Summaries
 from experiments_dagster.frames.unit_frames import Frames
+from experiments_dagster.looks.contrasts import (
+    Inputs,
+    MetricResult,
+    capped,
+    compare_arm,
+    compare_summaries,
+    metric_rows,
+    vector,
+)
 from experiments_dagster.looks.records import Adjustment, Effect, Role
 from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.moments.mean import compare_means
-from experiments_dagster.stats.methods.moments.ratio import compare_ratios
-from experiments_dagster.stats.methods.units.lin import compare_adjusted
-from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted
-from experiments_dagster.stats.moments import ArmMoments
-from experiments_dagster.stats.records import AdjustedContrast, Contrast
-
-Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricResult:
-    """The contrasts of one metric and arm; `deciding` is the one the plan names."""
-
-    metric: Metric
-    arm: str
-    plain: Contrast
-    adjusted: AdjustedContrast | None
-
-    @property
-    def deciding(self) -> Contrast:
-        """Adjusted where the plan adjusts, else plain."""
-        return self.plain if self.adjusted is None else self.adjusted.adjusted
+from experiments_dagster.stats.multiplicity import FAMILIES, adjusted_p_values
+from experiments_dagster.stats.records import Contrast, Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +47,18 @@ def roles(experiment: Experiment) -> list[tuple[Metric, Role]]:
     """Every metric with its role."""
     return [
         (experiment.primary, "primary"),
+        *((metric, "success") for metric in experiment.success),
         *((metric, "secondary") for metric in experiment.secondary),
         *((metric, "guardrail") for _, metric in experiment.guardrails),
     ]
 
 
-def estimate_metrics(experiment: Experiment, frames: Frames, *, cap: float | None) -> Estimates:
+def estimate_metrics(experiment: Experiment, inputs: Inputs, *, cap: float | None) -> Estimates:
     """Estimate every metric of every treatment arm against the control.
 
     Args:
         experiment: Metrics, arms, estimator and alpha.
-        frames: The unit frames as of the look.
+        inputs: The unit frames, or the moments, as of the look.
         cap: Largest value of the primary metric that counts; None for no cap.
     """
     effects: list[Effect] = []
@@ -75,17 +66,16 @@ def estimate_metrics(experiment: Experiment, frames: Frames, *, cap: float | Non
     results: dict[tuple[str, str], MetricResult] = {}
     n_mature: dict[str, int] = {}
     for metric, role in roles(experiment):
-        mature = frames.of(metric).filter(pl.col(metric.columns[0][0]).is_not_null())
-        n_mature[metric.name] = mature.height
-        limit = cap if role == "primary" else None
-        for arm in experiment.treatments:
-            try:
-                result = _compare(experiment, metric, arm, mature, cap=limit)
-            except EstimationError as error:
-                effects += _not_estimable(experiment, metric, role, arm, error)
+        found = _results(experiment, inputs, metric, cap=cap if role == "primary" else None)
+        n_mature[metric.name] = found.n_mature
+        for arm, result in found.by_arm.items():
+            if isinstance(result, EstimationError):
+                effects += _not_estimable(experiment, metric, role, arm, result)
                 continue
-            results[metric.name, arm] = result
             effects += _rows(experiment, role, result)
+            if result.deciding.difference.p_value is None:
+                continue  # an interval without a test (a quantile at a mass point) decides nothing
+            results[metric.name, arm] = result
             if result.adjusted is not None:
                 adjustments.append(
                     Adjustment(
@@ -97,20 +87,21 @@ def estimate_metrics(experiment: Experiment, frames: Frames, *, cap: float | Non
                     )
                 )
     return Estimates(
-        effects=tuple(effects),
+        effects=tuple(_with_correction(experiment, effects)),
         adjustments=tuple(adjustments),
         results=results,
         n_mature=n_mature,
     )
 
 
-def cap_of(experiment: Experiment, frames: Frames) -> float | None:
+def cap_of(experiment: Experiment, inputs: Inputs) -> float | None:
     """The cap that the plan gives, computed from pooled pre-period totals where it says so."""
     cap = experiment.plan.cap
     if isinstance(cap, CapValue):
         return cap.value
     if isinstance(cap, CapQuantile):
-        basis = frames.user[f"cap_basis_{experiment.primary.name}"]
+        assert isinstance(inputs, Frames)
+        basis = inputs.user[f"cap_basis_{experiment.primary.name}"]
         value = basis.quantile(cap.quantile, interpolation="linear")
         if value is None or value <= 0:
             detail = "the pre-period quantile is not above zero. Hint: give `cap: {value: ...}`"
@@ -120,125 +111,141 @@ def cap_of(experiment: Experiment, frames: Frames) -> float | None:
 
 
 def pooled_baseline(
-    experiment: Experiment, frames: Frames, *, cap: float | None, min_units: int
+    experiment: Experiment, inputs: Inputs, *, cap: float | None, min_units: int
 ) -> float:
-    """Mean (or ratio of totals) of the primary metric over all arms together.
+    """Mean (or ratio of totals, or quantile) of the primary metric over all arms together.
 
     Raises:
         EstimationError: IMMATURE without `min_units` mature units (one is enough where the plan
             gives the baseline), ZERO_DENOMINATOR when it is zero.
     """
     metric = experiment.primary
-    columns = [name for name, _ in metric.columns]
-    mature = frames.of(metric).filter(pl.col(columns[0]).is_not_null())
-    if mature.height < (1 if experiment.plan.baseline else min_units):
-        raise EstimationError("IMMATURE", metric.name, f"{mature.height} units, need {min_units}")
-    totals = [float(np.sum(_capped(_vector(mature, name), cap))) for name in columns]
-    divisor = totals[1] if metric.is_ratio else float(mature.height)
-    if divisor == 0 or totals[0] == 0:
-        raise EstimationError("ZERO_DENOMINATOR", metric.name, "the pooled baseline is zero")
-    return abs(totals[0] / divisor)
-
-
-def _compare(
-    experiment: Experiment, metric: Metric, arm: str, mature: pl.DataFrame, *, cap: float | None
-) -> MetricResult:
-    pair = mature.filter(pl.col("arm").is_in([experiment.control, arm]))
-    if pair.is_empty():
-        raise EstimationError("IMMATURE", metric.name)
-    is_treated = (pair["arm"] == arm).to_numpy()
-    columns = [name for name, _ in metric.columns]
-    outcomes = [_capped(_vector(pair, name), cap) for name in columns]
-    plain = _plain(metric, outcomes, is_treated, alpha=experiment.plan.alpha)
-    if not experiment.adjusts:
-        return MetricResult(metric=metric, arm=arm, plain=plain, adjusted=None)
-    scaled = None
-    if cap is not None:
-        scaled = cap * experiment.plan.estimator.covariate_days / metric.window_days
-    before = [_capped(_vector(pair, f"pre_{name}"), scaled) for name in columns]
-    missing = pair["is_pre_missing"].to_numpy().astype(np.float64)
-    covariates = np.column_stack([*before, missing])
-    names = [*(f"pre_{name}" for name in columns), "is_pre_missing"]
-    alpha = experiment.plan.alpha
-    if metric.is_ratio:
-        numerator, denominator = outcomes
-        adjusted = compare_ratios_adjusted(
-            numerator, denominator, is_treated, covariates, names=names, alpha=alpha
-        )
+    if isinstance(inputs, Summaries):
+        n, baseline = _pooled_moments(experiment, inputs, metric)
     else:
-        adjusted = compare_adjusted(outcomes[0], is_treated, covariates, names=names, alpha=alpha)
-    return MetricResult(metric=metric, arm=arm, plain=plain, adjusted=adjusted)
+        rows = metric_rows(metric, inputs, cap=cap)
+        n = rows.frame.height
+        baseline = _pooled_value(rows.outcomes(), metric, rows.events, cap)
+    if n < (1 if experiment.plan.baseline else min_units):
+        raise EstimationError("IMMATURE", metric.name, f"{n} units, need {min_units}")
+    if baseline == 0:
+        raise EstimationError("ZERO_DENOMINATOR", metric.name, "the pooled baseline is zero")
+    return abs(baseline)
 
 
-def _plain(
-    metric: Metric, outcomes: list[Vector], is_treated: NDArray[np.bool_], *, alpha: float
-) -> Contrast:
-    arms = []
-    for of_arm in (~is_treated, is_treated):
-        values = [outcome[of_arm] for outcome in outcomes]
-        if metric.is_ratio:
-            arms.append(ArmMoments.from_arrays(numerator=values[0], denominator=values[1]))
-        else:
-            arms.append(ArmMoments.from_arrays(y=values[0]))
-    compare = compare_ratios if metric.is_ratio else compare_means
-    return compare(arms[0], arms[1], alpha=alpha)
+def _pooled_moments(
+    experiment: Experiment, summaries: Summaries, metric: Metric
+) -> tuple[int, float]:
+    """Units and mean (or ratio) over all arms."""
+    arms = [summaries.moments[metric.name, arm] for arm in experiment.variants]
+    n = sum(arm.n for arm in arms)
+    if n == 0:
+        return 0, 0.0
+    if not metric.summary_ratio:
+        return n, sum(arm.n * arm.mean("y") for arm in arms if arm.n) / n
+    totals = [
+        sum(arm.n * arm.mean(part) for arm in arms if arm.n)
+        for part in ("numerator", "denominator")
+    ]
+    return n, totals[0] / totals[1] if totals[1] else 0.0
 
 
-def _vector(frame: pl.DataFrame, column: str) -> Vector:
-    return frame[column].to_numpy().astype(np.float64)
+def _pooled_value(
+    outcomes: Sequence[Any], metric: Metric, events: pl.DataFrame | None, cap: float | None
+) -> float:
+    if len(outcomes[0]) == 0:
+        return 0.0
+    if metric.quantile is not None:
+        values = outcomes[0] if events is None else capped(vector(events, "value"), cap)
+        return float(np.quantile(values, metric.quantile)) if len(values) else 0.0
+    total = float(np.sum(outcomes[0]))
+    divisor = float(np.sum(outcomes[1])) if metric.is_ratio else float(len(outcomes[0]))
+    return total / divisor if divisor else 0.0
 
 
-def _capped(values: Vector, cap: float | None) -> Vector:
-    return values if cap is None else np.minimum(values, cap)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    n_mature: int
+    by_arm: dict[str, MetricResult | EstimationError]
+
+
+def _results(
+    experiment: Experiment, inputs: Inputs, metric: Metric, *, cap: float | None
+) -> _Found:
+    """The result of one metric for each treatment arm, or why there is none."""
+    by_arm: dict[str, MetricResult | EstimationError] = {}
+    if isinstance(inputs, Summaries):
+        n = sum(inputs.moments[metric.name, arm].n for arm in experiment.variants)
+        for arm in experiment.treatments:
+            try:
+                by_arm[arm] = compare_summaries(experiment, inputs, metric, arm)
+            except EstimationError as error:
+                by_arm[arm] = error
+        return _Found(n_mature=n, by_arm=by_arm)
+    try:
+        rows = metric_rows(metric, inputs, cap=cap)
+    except EstimationError as error:
+        return _Found(n_mature=0, by_arm=dict.fromkeys(experiment.treatments, error))
+    for arm in experiment.treatments:
+        try:
+            by_arm[arm] = compare_arm(experiment, rows, arm)
+        except EstimationError as error:
+            by_arm[arm] = error
+    return _Found(n_mature=rows.frame.height, by_arm=by_arm)
 
 
 def _rows(experiment: Experiment, role: Role, result: MetricResult) -> list[Effect]:
-    contrasts = [(result.plain, False)]
+    shared = {
+        "metric": result.metric.name,
+        "role": role,
+        "arm": result.arm,
+        "control": experiment.control,
+    }
+    rows = contrast_rows(result.plain, **shared, is_adjusted=False)
     if result.adjusted is not None:
-        contrasts.append((result.adjusted.adjusted, True))
-    rows = []
-    for contrast, is_adjusted in contrasts:
-        for estimand, estimate in (
-            ("difference", contrast.difference),
-            ("relative_difference", contrast.relative),
-        ):
-            shared = {
-                "metric": result.metric.name,
-                "role": role,
-                "arm": result.arm,
-                "control": experiment.control,
-                "estimand": estimand,
-                "is_adjusted": is_adjusted,
-            }
-            if estimate is None:
-                rows.append(
-                    Effect(
-                        **shared,
-                        method=contrast.difference.method,
-                        status="not_estimable",
-                        reason=contrast.relative_reason,
-                    )
-                )
-                continue
-            rows.append(
-                Effect(
-                    **shared,
-                    inference=estimate.inference,
-                    method=estimate.method,
-                    variance_formula=estimate.variance_formula,
-                    estimate=estimate.estimate,
-                    std_error=estimate.std_error,
-                    ci_low=estimate.ci_low,
-                    ci_high=estimate.ci_high,
-                    confidence_level=estimate.confidence_level,
-                    p_value=estimate.p_value,
-                    control_mean=estimate.control_mean,
-                    treatment_mean=estimate.treatment_mean,
-                    n_control=estimate.n_control,
-                    n_treatment=estimate.n_treatment,
-                )
-            )
+        rows += contrast_rows(result.adjusted.adjusted, **shared, is_adjusted=True)
     return rows
+
+
+def contrast_rows(contrast: Contrast, **shared: Any) -> list[Effect]:
+    """The absolute and the relative effect of a contrast, each ok or not estimable."""
+    difference = contrast.difference
+    rows = [estimate_row(difference, **shared)]
+    if contrast.relative is not None:
+        return [*rows, estimate_row(contrast.relative, **shared)]
+    estimand = "relative_difference"
+    if difference.estimand == "quantile_difference":
+        estimand = "relative_quantile_difference"
+    missing = Effect(
+        **shared,
+        estimand=estimand,
+        method=difference.method,
+        status="not_estimable",
+        reason=contrast.relative_reason,
+    )
+    return [*rows, missing]
+
+
+def estimate_row(estimate: Estimate, **shared: Any) -> Effect:
+    """One estimate with its identity."""
+    return Effect(
+        **shared,
+        estimand=estimate.estimand,
+        inference=estimate.inference,
+        method=estimate.method,
+        variance_formula=estimate.variance_formula,
+        estimate=estimate.estimate,
+        std_error=estimate.std_error,
+        ci_low=estimate.ci_low,
+        ci_high=estimate.ci_high,
+        confidence_level=estimate.confidence_level,
+        p_value=estimate.p_value,
+        control_mean=estimate.control_mean,
+        treatment_mean=estimate.treatment_mean,
+        n_control=estimate.n_control,
+        n_treatment=estimate.n_treatment,
+        interval=estimate.interval,
+    )
 
 
 def _not_estimable(
@@ -259,3 +266,41 @@ def _not_estimable(
         for is_adjusted in ([False, True] if experiment.adjusts else [False])
         for estimand in ("difference", "relative_difference")
     ]
+
+
+def _with_correction(experiment: Experiment, effects: list[Effect]) -> list[Effect]:
+    """Put the corrected p-value beside that of each exploratory metric's deciding effect."""
+    planned = len(experiment.secondary) * len(experiment.treatments)
+    deciding = [
+        index
+        for index, row in enumerate(effects)
+        if row.role == "secondary"
+        and not row.is_relative
+        and row.is_adjusted == experiment.adjusts
+        and row.p_value is not None
+    ]
+    return corrected(effects, deciding, planned=planned)
+
+
+def corrected(
+    effects: list[Effect], members: Iterable[int], *, planned: int, correction: str | None = None
+) -> list[Effect]:
+    """Correct the p-values of some rows as one exploratory family.
+
+    Args:
+        effects: All rows.
+        members: Positions of the family's rows; each has a p-value.
+        planned: Hypotheses in the family, those that could not be estimated included.
+        correction: Method of `adjusted_p_values`; by default that of exploratory metrics.
+    """
+    method: Any = correction or FAMILIES["exploratory"].correction
+    positions = list(members)
+    if not positions:
+        return effects
+    p_values = [effects[index].p_value or 0.0 for index in positions]
+    out = list(effects)
+    for index, p in zip(
+        positions, adjusted_p_values(p_values, method, planned=planned), strict=True
+    ):
+        out[index] = out[index].model_copy(update={"p_adjusted": p, "correction": method})
+    return out

@@ -9,7 +9,9 @@ import polars as pl
 
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.summaries import Summaries
 from experiments_dagster.frames.unit_frames import FrameInfo, Frames
+from experiments_dagster.looks.contrasts import Inputs
 from experiments_dagster.looks.records import Check, Look
 from experiments_dagster.stats.design.bias import multi_arm_outcome, pre_period_balance
 from experiments_dagster.stats.design.sample_ratio import (
@@ -24,7 +26,7 @@ CHECK_NAMES = ("sample_ratio", "units_in_two_arms", "pre_period_balance")
 
 
 def health_checks(
-    experiment: Experiment, frames: Frames, earlier: Sequence[Look], *, is_planned_end: bool
+    experiment: Experiment, frames: Inputs, earlier: Sequence[Look], *, is_planned_end: bool
 ) -> tuple[list[Check], float]:
     """All checks of a look, and ln E of the sample ratio for later looks.
 
@@ -54,7 +56,8 @@ def health_checks(
                 ),
             ),
         )
-    checks += _balance(experiment, frames, len(earlier) + 1)
+    if not isinstance(frames, Summaries):
+        checks += _balance(experiment, frames, len(earlier) + 1)
     return checks, log_e
 
 

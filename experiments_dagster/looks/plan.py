@@ -31,7 +31,8 @@ def check_plan(ledger: Ledger, experiment: Experiment) -> None:
     if ledger.plan is None or ledger.plan["plan_hash"] == experiment.plan_hash:
         return
     changes = differences(ledger.plan["document"], experiment.plan_document)
-    raise PlanChangedError(experiment.slug, changes or ["the way plans are written"])
+    if changes:
+        raise PlanChangedError(experiment.slug, changes)
 
 
 def _refuse_old_salt(ledger: Ledger, experiment: Experiment) -> None:
@@ -45,11 +46,17 @@ def _refuse_old_salt(ledger: Ledger, experiment: Experiment) -> None:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The leaves in which two plain documents differ, as `path: old -> new`."""
+    """The leaves in which two plain documents differ, as `path: old -> new`.
+
+    A key that the old document does not know and that is switched off in the new one is no change:
+    a newer program has an option that the plan did not take.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted(old.keys() | new.keys()):
             place = f"{path}.{key}" if path else str(key)
+            if key not in old and not new[key]:
+                continue
             found += differences(old.get(key), new.get(key), place)
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

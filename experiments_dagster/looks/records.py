@@ -7,7 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Role = Literal["primary", "secondary", "guardrail"]
+from experiments_dagster.stats.records import Estimand
+
+Role = Literal["primary", "success", "secondary", "guardrail"]
+Family = Literal["success", "guardrail", "deterioration", "quality", "exploratory"]
 
 
 class _Record(BaseModel):
@@ -18,14 +21,16 @@ class Effect(_Record):
     """One effect of one arm on one metric: a row of the table `effect_estimates`.
 
     `is_adjusted` tells CUPED from plain. Numbers are None unless `status` is ok; then `reason`
-    holds the code of `stats.errors.REASONS`.
+    holds the code of `stats.errors.REASONS`. `segment` and `level` say which part of the units,
+    if not all. `p_adjusted` is the p-value corrected within its family by `correction`; `interval`
+    names the construction of the interval where it does not invert the test of `p_value`.
     """
 
     metric: str
     role: Role
     arm: str
     control: str
-    estimand: Literal["difference", "relative_difference"]
+    estimand: Estimand
     is_adjusted: bool
     inference: str = "fixed_horizon"
     method: str
@@ -42,6 +47,16 @@ class Effect(_Record):
     treatment_mean: float | None = None
     n_control: int | None = None
     n_treatment: int | None = None
+    interval: str | None = None
+    segment: str | None = None
+    level: str | None = None
+    p_adjusted: float | None = None
+    correction: str | None = None
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the effect is a share of the control's value."""
+        return self.estimand.startswith("relative")
 
 
 class Adjustment(_Record):
@@ -61,12 +76,16 @@ class Boundary(_Record):
     on the z scale, positive in the desired direction; `limit_low` and `limit_high` are the
     repeated interval of the effect in its own units (relative where `is_relative`). With a
     confidence sequence a guardrail's `critical_value` is that of its one-sided sequence, `tuning`
-    its g, and no alpha is spent by looking.
+    its g, and no alpha is spent by looking. `deterioration` is the one-sided confidence sequence
+    of the undesired side, at its own level.
+
+    `futility_bound` is where success has become unlikely; `beta_spent` what that has used of 1 -
+    power. Ignoring it costs no type I error.
     """
 
     metric: str
     arm: str
-    kind: Literal["success", "guardrail"]
+    kind: Literal["success", "guardrail", "deterioration"]
     information: float
     information_fraction: float
     alpha: float
@@ -82,10 +101,81 @@ class Boundary(_Record):
     limit_high: float | None
     margin: float | None = None
     tuning: float | None = None
+    futility_bound: float | None = None
+    beta_spent: float | None = None
+    is_futile: bool = False
+
+
+class Trust(_Record):
+    """How far a result can be believed; shown beside it, never decides.
+
+    `twyman_ratio` is |effect| over the spread that prior and noise allow; above
+    `TWYMAN_LIMIT` it is too good to be true. `false_positive_risk_*` is the probability that a
+    significant win is none, over the band of prior shares. `shrunk_estimate` is the lift drawn
+    towards no effect by the prior.
+    """
+
+    metric: str
+    arm: str
+    prior: str
+    prior_sd: float
+    twyman_ratio: float
+    is_suspicious: bool
+    false_positive_risk_low: float
+    false_positive_risk_high: float
+    shrunk_estimate: float
+    shrunk_std_error: float
+    is_underpowered: bool
+
+
+class Novelty(_Record):
+    """The effect by day since exposure and its trend: does it wear off, or grow?
+
+    `effects` and `std_errors` have one entry per day; `slope` is per day.
+    """
+
+    metric: str
+    arm: str
+    days: tuple[int, ...]
+    effects: tuple[float, ...]
+    std_errors: tuple[float, ...]
+    slope: float
+    slope_std_error: float
+    slope_p_value: float
+    early: float
+    late: float
+    contrast_p_value: float
+    is_flagged: bool
+
+
+class SegmentLevel(_Record):
+    """How far the effect in one level is from that among all other units.
+
+    Untested levels have a `reason` and no numbers.
+    """
+
+    level: str
+    difference: float | None
+    std_error: float | None
+    p_value: float | None
+    p_adjusted: float | None
+    reason: str | None
+
+
+class SegmentTest(_Record):
+    """Whether the effect differs between the levels of one segment: Cochran's Q, and each level."""
+
+    segment: str
+    metric: str
+    arm: str
+    q: float | None
+    degrees_of_freedom: int | None
+    p_value: float | None
+    levels: tuple[SegmentLevel, ...]
 
 
 class AnytimeInterval(_Record):
-    """The confidence sequence of the primary effect: valid whenever it is looked at."""
+    """The confidence sequence of a success metric's effect: valid whenever it is looked at."""
 
     metric: str
     arm: str
@@ -172,6 +262,12 @@ class Look(_Record):
     checks: tuple[Check, ...]
     log_e_sample_ratio: float
     information_fractions: dict[str, float] = {}
+    segments: tuple[Effect, ...] = ()
+    segment_tests: tuple[SegmentTest, ...] = ()
+    sensitivity: tuple[Effect, ...] = ()
+    deterioration: tuple[Boundary, ...] = ()
+    trust: tuple[Trust, ...] = ()
+    novelty: tuple[Novelty, ...] = ()
     decisions: tuple[ArmDecision, ...]
     arm: str
     verdict: str
@@ -189,16 +285,31 @@ class Look(_Record):
         return any(check.blocks for check in self.checks)
 
     def effect(self, metric: str, arm: str, estimand: str, *, adjusted: bool) -> Effect | None:
-        """One effect, if there is such a row."""
+        """One effect, if there is such a row.
+
+        Args:
+            metric: Name of the metric.
+            arm: The treatment arm.
+            estimand: `difference` or `relative_difference`, of whatever the metric compares.
+            adjusted: The adjusted effect or the plain one.
+        """
+        is_relative = estimand == "relative_difference"
         for row in self.effects:
-            if (row.metric, row.arm, row.estimand, row.is_adjusted) == (
+            if (row.metric, row.arm, row.is_relative, row.is_adjusted) == (
                 metric,
                 arm,
-                estimand,
+                is_relative,
                 adjusted,
             ):
                 return row
         return None
+
+    def anytime_of(self, arm: str, metric: str | None = None) -> AnytimeInterval | None:
+        """The confidence sequence of an arm and metric, of the primary one by default."""
+        if metric is None:
+            metric = next((row.metric for row in self.effects if row.role == "primary"), None)
+        found = (row for row in self.anytime if (row.metric, row.arm) == (metric, arm))
+        return next(found, None)
 
     def boundary(self, metric: str, arm: str) -> Boundary | None:
         """The sequential state of one metric and arm."""

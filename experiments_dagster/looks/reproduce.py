@@ -10,9 +10,8 @@ from typing import Any
 
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.take import recompute, recorded_looks
+from experiments_dagster.looks.take import build_inputs, recompute, recorded_looks
 from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.ledger import Ledger
 from experiments_dagster.storage.manifest import Manifest
@@ -55,7 +54,7 @@ def reproduce(project: Project, manifest: Manifest, look_id: str) -> Reproductio
         raise ValueError(f"{look_id}: no such look; {match['slug']} has {len(looks)}")
     seen = looks[number - 1]
     experiment = frozen_experiment(project, ledger)
-    frames = build_unit_frames(
+    frames = build_inputs(
         project,
         manifest,
         experiment,
@@ -66,7 +65,9 @@ def reproduce(project: Project, manifest: Manifest, look_id: str) -> Reproductio
     again = recompute(experiment, frames, looks[: number - 1], seen)
     again = again.model_copy(update={"plan_hash": seen.plan_hash})
     found: list[str] = []
-    compared = _compare(seen.model_dump(mode="json"), again.model_dump(mode="json"), "", found)
+    # As it was recorded: what a look did not hold then cannot have changed since.
+    recorded = ledger.looks[number - 1]
+    compared = _compare(recorded, again.model_dump(mode="json"), "", found)
     return Reproduction(seen=seen, again=again, differences=tuple(found), n_compared=compared)
 
 
@@ -92,7 +93,7 @@ def _compare(seen: Any, again: Any, place: str, found: list[str]) -> int:
     if isinstance(seen, dict) and isinstance(again, dict):
         return sum(
             _compare(seen.get(key), again.get(key), f"{place}.{key}".lstrip("."), found)
-            for key in sorted(seen.keys() | again.keys())
+            for key in sorted(seen)
             if place or key not in NOT_COMPARED
         )
     if isinstance(seen, list) and isinstance(again, list) and len(seen) == len(again):

@@ -5,21 +5,28 @@ which the first estimable look fixes without regard to the effect. The joint law
 depends only on ratios of observed information, so each hypothesis is walked on its own observed
 information, whatever was planned (Lan & DeMets 1989). Stored boundaries are never recomputed.
 
-Guardrails have their own one-sided boundary at full alpha, spent by the primary's fraction:
-intersection-union frees them from a split across guardrails, not from a correction over looks.
+Each success metric and arm has its share of alpha. Guardrails have their own one-sided boundary at
+full alpha, spent by the primary's fraction: intersection-union frees them from a split across
+guardrails, not from a correction over looks. Deterioration of any of these metrics is watched by
+one-sided confidence sequences at a level of their own, so that safety takes nothing from success.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from experiments_dagster.config.experiment import GroupSequential, Guardrail, LookDesign
+from experiments_dagster.config.experiment import (
+    GroupSequential,
+    Guardrail,
+    LookDesign,
+)
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.estimates import Estimates, MetricResult
+from experiments_dagster.looks.contrasts import MetricResult
+from experiments_dagster.looks.estimates import Estimates
 from experiments_dagster.looks.records import (
-    AnytimeInterval,
     Boundary,
     Frozen,
     Look,
@@ -27,25 +34,24 @@ from experiments_dagster.looks.records import (
 )
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
-from experiments_dagster.stats.records import Contrast
+from experiments_dagster.stats.records import Contrast, Estimate
 from experiments_dagster.stats.sequential.boundaries import next_boundary
 from experiments_dagster.stats.sequential.confidence_sequence import (
     confidence_sequence,
-    running_intersection,
-    running_p_value,
     tuning_information,
 )
+from experiments_dagster.stats.sequential.e_values import normal_equivalent
+from experiments_dagster.stats.sequential.futility import futility_design, next_futility_bound
 from experiments_dagster.stats.sequential.power import planned_information
-from experiments_dagster.stats.sequential.spending import Sides, cumulative_alpha
-
-# The asymptotic sequence starts when the contrast's own skewness is small: the rule of thumb
-# n >= 355 skew**2 for one mean says the same of the mean's skewness (1 / sqrt(355)).
-MIN_UNITS_PER_ARM = 100
-MAX_SKEWNESS = 355**-0.5
+from experiments_dagster.stats.sequential.spending import (
+    Sides,
+    cumulative_alpha,
+    spent_per_tail,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Spending:
+class Spending:
     """What a hypothesis may have spent, in total and before this look."""
 
     alpha: float
@@ -58,21 +64,58 @@ def freeze(experiment: Experiment, *, baseline: float, cap: float | None) -> Fro
 
     For a confidence sequence it only tunes where the sequence is narrowest.
     """
-    design = experiment.plan.looks.design
-    planned = design.planned if isinstance(design, GroupSequential) else 1
-    spending = design.spending if isinstance(design, GroupSequential) else "obrien_fleming"
-    information = planned_information(
-        experiment.plan.mde * (experiment.plan.baseline or baseline),
-        alpha=experiment.alpha_per_arm,
-        power=experiment.plan.power,
-        fractions=[(k + 1) / planned for k in range(planned)],
-        spending=spending,
-    )
+    baseline = experiment.plan.baseline or baseline
+    information = information_for(experiment, experiment.plan.mde * baseline)
     return Frozen(
-        baseline=experiment.plan.baseline or baseline,
+        baseline=baseline,
         planned_information=dict.fromkeys(experiment.treatments, information),
         cap=cap,
     )
+
+
+def information_for(experiment: Experiment, effect: float) -> float:
+    """Information at the planned end with which the plan detects an absolute effect."""
+    design = experiment.plan.looks.design
+    alpha, power = experiment.alpha_per_hypothesis, experiment.plan.power
+    if not isinstance(design, GroupSequential):
+        return planned_information(effect, alpha=alpha, power=power, fractions=[1.0])
+    if design.futility is not None:
+        return (planned_drift(experiment) / effect) ** 2
+    return planned_information(
+        effect,
+        alpha=alpha,
+        power=power,
+        fractions=equal_fractions(design.planned),
+        spending=design.spending,
+        parameter=design.parameter,
+    )
+
+
+@lru_cache(maxsize=64)
+def _futility_drift(alpha: float, power: float, design: GroupSequential) -> float:
+    assert design.futility is not None
+    return futility_design(
+        equal_fractions(design.planned),
+        alpha=alpha,
+        power=power,
+        sides=2,
+        spending=design.spending,
+        parameter=design.parameter,
+        beta_spending=design.futility.spending,
+        beta_parameter=design.futility.parameter,
+    ).drift
+
+
+def planned_drift(experiment: Experiment) -> float:
+    """The drift at the planned end that a plan with futility is powered for."""
+    design = experiment.plan.looks.design
+    assert isinstance(design, GroupSequential)
+    return _futility_drift(experiment.alpha_per_hypothesis, experiment.plan.power, design)
+
+
+def equal_fractions(planned: int) -> list[float]:
+    """Equally spaced information fractions of a number of looks."""
+    return [(k + 1) / planned for k in range(planned)]
 
 
 def information_fraction(result: MetricResult, frozen: Frozen) -> float:
@@ -97,34 +140,97 @@ def boundaries(
         if primary is None or is_finished(earlier, arm):
             continue
         fraction = information_fraction(primary, frozen)
-        spending = _Spending(
-            alpha=experiment.alpha_per_arm, fraction=fraction, is_last=is_planned_end
+        spending = Spending(
+            alpha=experiment.alpha_per_hypothesis, fraction=fraction, is_last=is_planned_end
         )
         if isinstance(design, GroupSequential):
-            rows.append(_success(experiment, primary, spending, design, earlier))
+            rows += _successes(experiment, arm, estimates, spending, design, earlier)
         for guardrail, metric in experiment.guardrails:
             result = estimates.results.get((metric.name, arm))
             if result is None:
                 continue
-            spending = _Spending(
+            spending = Spending(
                 alpha=experiment.plan.alpha, fraction=fraction, is_last=is_planned_end
             )
-            row = _guardrail(guardrail, result, spending, design, earlier)
-            if row is not None:
-                rows.append(row)
+            limit = _guardrail(guardrail, result, spending, design, earlier)
+            if limit is not None:
+                rows.append(limit)
     return rows
 
 
-def _success(
+def _successes(
     experiment: Experiment,
+    arm: str,
+    estimates: Estimates,
+    spending: Spending,
+    design: GroupSequential,
+    earlier: Sequence[Look],
+) -> list[Boundary]:
+    """The boundary of every success metric of an arm, the primary's with its futility bound."""
+    rows = []
+    for metric in experiment.success_metrics:
+        result = estimates.results.get((metric.name, arm))
+        if result is None:
+            continue
+        row = _success(result, spending, design, earlier)
+        if metric.name == experiment.primary.name and design.futility is not None:
+            row = _with_futility(experiment, row, design, earlier)
+        rows.append(row)
+    return rows
+
+
+def _with_futility(
+    experiment: Experiment, row: Boundary, design: GroupSequential, earlier: Sequence[Look]
+) -> Boundary:
+    """Add the futility bound at the planned clock, where beta is spent."""
+    assert design.futility is not None
+    stored = [
+        old
+        for look in earlier
+        for old in look.boundaries
+        if (old.metric, old.arm, old.kind) == (row.metric, row.arm, "success")
+        and old.no_stop_reason != "INFORMATION_DECREASED"
+    ]
+    t = min(row.information_fraction, 1.0)
+    beta = 1 - experiment.plan.power
+    spent = stored[-1].beta_spent or 0.0 if stored else 0.0
+    bound = next_futility_bound(
+        [(old.information_fraction, old.critical_value, old.futility_bound) for old in stored],
+        t=t,
+        upper=row.critical_value,
+        drift=planned_drift(experiment),
+        cumulative_beta_now=max(
+            spent_per_tail(design.futility.spending, t, beta, parameter=design.futility.parameter),
+            spent,
+        ),
+        beta_spent=spent,
+        sides=2,
+    )
+    is_futile = bound.lower is not None and row.statistic < bound.lower
+    return row.model_copy(
+        update={
+            "futility_bound": bound.lower,
+            "beta_spent": bound.beta_spent,
+            "is_futile": is_futile,
+        }
+    )
+
+
+def normal_score(estimate: Estimate) -> float:
+    """The estimate over its standard error, on the normal scale where a t test belongs to it."""
+    score = estimate.estimate / estimate.std_error
+    df = estimate.degrees_of_freedom
+    return score if df is None else normal_equivalent(score, df)
+
+
+def _success(
     result: MetricResult,
-    spending: _Spending,
+    spending: Spending,
     design: GroupSequential,
     earlier: Sequence[Look],
 ) -> Boundary:
     contrast = result.deciding
-    sign = _sign(experiment.primary)
-    statistic = sign * contrast.difference.estimate / contrast.difference.std_error
+    statistic = sign_of(result.metric) * normal_score(contrast.difference)
     row = _boundary(result, "success", contrast, statistic, spending, design, earlier, sides=2)
     shown = contrast.relative or contrast.difference
     return row.model_copy(
@@ -138,7 +244,7 @@ def _success(
 def _guardrail(
     guardrail: Guardrail,
     result: MetricResult,
-    spending: _Spending,
+    spending: Spending,
     design: LookDesign,
     earlier: Sequence[Look],
 ) -> Boundary | None:
@@ -171,7 +277,7 @@ def _boundary(
     kind: str,
     contrast: Contrast,
     statistic: float,
-    spending: _Spending,
+    spending: Spending,
     design: GroupSequential,
     earlier: Sequence[Look],
     *,
@@ -193,6 +299,7 @@ def _boundary(
             spending.fraction,
             alpha=spending.alpha,
             sides=sides,
+            parameter=design.parameter,
         )
     spent = stored[-1].alpha_spent if stored else 0.0
     boundary = next_boundary(
@@ -231,7 +338,7 @@ def _anytime_guardrail(
     result: MetricResult,
     contrast: Contrast,
     statistic: float,
-    spending: _Spending,
+    spending: Spending,
     earlier: Sequence[Look],
 ) -> Boundary:
     """A guardrail without planned looks: the bound of its one-sided confidence sequence.
@@ -245,6 +352,19 @@ def _anytime_guardrail(
         for row in look.boundaries
         if (row.metric, row.arm, row.kind) == (result.metric.name, result.arm, "guardrail")
     ]
+    return one_sided(result, contrast, statistic, spending, stored, kind="guardrail")
+
+
+def one_sided(
+    result: MetricResult,
+    contrast: Contrast,
+    statistic: float,
+    spending: Spending,
+    stored: Sequence[Boundary],
+    *,
+    kind: str,
+) -> Boundary:
+    """The one-sided confidence sequence of a hypothesis; `desired` is the side it tests."""
     information = 1 / contrast.difference.std_error**2
     g = stored[0].tuning if stored else None
     if g is None:
@@ -257,7 +377,7 @@ def _anytime_guardrail(
     return Boundary(
         metric=result.metric.name,
         arm=result.arm,
-        kind="guardrail",
+        kind=kind,
         information=information,
         information_fraction=spending.fraction,
         alpha=spending.alpha,
@@ -282,55 +402,6 @@ def _repeated(estimate: float, std_error: float, critical: float | None) -> dict
     return {"limit_low": estimate - half, "limit_high": estimate + half}
 
 
-def anytime_intervals(
-    experiment: Experiment, estimates: Estimates, frozen: Frozen, earlier: Sequence[Look]
-) -> list[AnytimeInterval]:
-    """The confidence sequence of the primary effect of every arm; absent while n is too small."""
-    rows = []
-    for arm in experiment.treatments:
-        result = estimates.results.get((experiment.primary.name, arm))
-        if result is None or not _is_nearly_normal(result):
-            continue
-        difference, relative = result.deciding.difference, result.deciding.relative
-        alpha = experiment.alpha_per_arm
-        g = tuning_information(frozen.planned_information[arm], alpha)
-        point = confidence_sequence(difference.estimate, difference.std_error, g=g, alpha=alpha)
-        assert point.high is not None
-        before = [row for look in earlier for row in look.anytime if row.arm == arm]
-        running = running_intersection(
-            [*((row.low, row.high) for row in before), (point.low, point.high)]
-        )
-        multiplier = point.half_width / difference.std_error
-        half = multiplier * relative.std_error if relative else 0.0
-        rows.append(
-            AnytimeInterval(
-                metric=experiment.primary.name,
-                arm=arm,
-                g=g,
-                low=point.low,
-                high=point.high,
-                relative_low=relative.estimate - half if relative else None,
-                relative_high=relative.estimate + half if relative else None,
-                log_e_value=point.log_e_value,
-                p_value=running_p_value([*(row.log_e_value for row in before), point.log_e_value]),
-                running_low=running.low,
-                running_high=running.high,
-                flag=running.flag,
-            )
-        )
-    return rows
-
-
-def _is_nearly_normal(result: MetricResult) -> bool:
-    difference = result.deciding.difference
-    if min(difference.n_control, difference.n_treatment) < MIN_UNITS_PER_ARM:
-        return False
-    if result.adjusted is None:
-        return True
-    scores = result.adjusted.scores
-    skewness = float((scores**3).sum()) / difference.std_error**3
-    return abs(skewness) <= MAX_SKEWNESS
-
-
-def _sign(metric: Metric) -> int:
+def sign_of(metric: Metric) -> int:
+    """1 where more is desired, else -1."""
     return 1 if metric.direction == "increase" else -1

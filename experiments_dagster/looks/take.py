@@ -16,17 +16,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments_dagster import __version__
+from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.decisions.verdict import (
     Decision,
     Evidence,
     GuardrailEvidence,
+    Success,
     decide,
     overall,
 )
-from experiments_dagster.frames.unit_frames import Frames, build_unit_frames
+from experiments_dagster.frames.summaries import build_summaries
+from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.calendar import DueLook, due_look, is_complete, local_day, next_look
+from experiments_dagster.looks.context import (
+    novelty_rows,
+    segment_rows,
+    sensitivity_rows,
+    trust_rows,
+)
+from experiments_dagster.looks.contrasts import Inputs
 from experiments_dagster.looks.estimates import (
     Estimates,
     cap_of,
@@ -34,14 +44,10 @@ from experiments_dagster.looks.estimates import (
     pooled_baseline,
 )
 from experiments_dagster.looks.health import health_checks
+from experiments_dagster.looks.monitors import anytime_intervals, deterioration
 from experiments_dagster.looks.plan import check_plan
 from experiments_dagster.looks.records import ArmDecision, Frozen, Look, is_finished
-from experiments_dagster.looks.sequential import (
-    anytime_intervals,
-    boundaries,
-    freeze,
-    information_fraction,
-)
+from experiments_dagster.looks.sequential import boundaries, freeze, information_fraction
 from experiments_dagster.stats.errors import REASONS, EstimationError
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
 from experiments_dagster.storage.ledger import Ledger
@@ -97,7 +103,7 @@ def recorded_looks(ledger: Ledger) -> list[Look]:
 
 def build_frames(
     project: Project, manifest: Manifest, experiment: Experiment, *, as_of: dt.datetime
-) -> Frames:
+) -> Inputs:
     """Check the plan and publish the frames that the next look reads.
 
     A reservation left by a dead run is resumed with its own cut-off and time.
@@ -111,7 +117,35 @@ def build_frames(
     if ledger.reserved is not None:
         cutoff = ledger.reserved["cutoff"]
         as_of = dt.datetime.fromisoformat(ledger.reserved["as_of"])
-    return build_unit_frames(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
+    return build_inputs(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
+
+
+def build_inputs(
+    project: Project,
+    manifest: Manifest,
+    experiment: Experiment,
+    *,
+    cutoff: int,
+    as_of: dt.datetime,
+    publish: bool = True,
+) -> Inputs:
+    """The unit frames of an experiment, or its summaries, from batches 1..cutoff.
+
+    Args:
+        project: Configuration.
+        manifest: The landed batches.
+        experiment: Which units, windows and metrics.
+        cutoff: The last batch that counts.
+        as_of: Aware instant of the look.
+        publish: Whether the result becomes the published one; a reproduction does not.
+    """
+    if experiment.is_summary:
+        return build_summaries(
+            project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
+        )
+    return build_unit_frames(
+        project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
+    )
 
 
 def take_look(
@@ -135,7 +169,7 @@ def take_look(
     return look_at(manifest, experiment, frames)
 
 
-def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookAttempt:
+def look_at(manifest: Manifest, experiment: Experiment, frames: Inputs) -> LookAttempt:
     """Take the planned look that is due on published frames, or peek."""
     ledger = open_ledger(manifest, experiment)
     with ledger.hold():
@@ -194,7 +228,7 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Frames) -> LookA
     return LookAttempt(look=look, is_new=True)
 
 
-def waits_for_data(experiment: Experiment, frames: Frames) -> bool:
+def waits_for_data(experiment: Experiment, frames: Inputs) -> bool:
     """Whether the last look, which cannot be taken again, should wait for data that lag behind.
 
     It waits until the slowest source reaches the look's time or the end of all windows, but no
@@ -207,7 +241,7 @@ def waits_for_data(experiment: Experiment, frames: Frames) -> bool:
     return is_behind and as_of < windows_end + DATA_GRACE
 
 
-def preview_look(manifest: Manifest, experiment: Experiment, frames: Frames) -> Look:
+def preview_look(manifest: Manifest, experiment: Experiment, frames: Inputs) -> Look:
     """Effects and checks on published frames, without spending, boundaries or a record."""
     earlier = recorded_looks(open_ledger(manifest, experiment))
     frozen = _frozen(experiment, frames, earlier)
@@ -215,7 +249,7 @@ def preview_look(manifest: Manifest, experiment: Experiment, frames: Frames) -> 
     return _assemble(experiment, frames, estimates, frozen, earlier, None, None)
 
 
-def recompute(experiment: Experiment, frames: Frames, earlier: Sequence[Look], seen: Look) -> Look:
+def recompute(experiment: Experiment, frames: Inputs, earlier: Sequence[Look], seen: Look) -> Look:
     """The look that the same rules give on rebuilt frames: for reproduction and restatement."""
     frozen = _frozen(experiment, frames, earlier)
     estimates = estimate_metrics(experiment, frames, cap=frozen.cap if frozen else None)
@@ -223,7 +257,7 @@ def recompute(experiment: Experiment, frames: Frames, earlier: Sequence[Look], s
     return _assemble(experiment, frames, estimates, frozen, earlier, seen.look, due)
 
 
-def present_fraction(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> float:
+def present_fraction(experiment: Experiment, frames: Inputs, earlier: Sequence[Look]) -> float:
     """Smallest information fraction over the arms on given frames; 0 before anything matures."""
     frozen = _frozen(experiment, frames, earlier)
     cap = frozen.cap if frozen else None
@@ -231,7 +265,7 @@ def present_fraction(experiment: Experiment, frames: Frames, earlier: Sequence[L
     return _smallest_fraction(experiment, estimates, frozen) or 0.0
 
 
-def _frozen(experiment: Experiment, frames: Frames, earlier: Sequence[Look]) -> Frozen | None:
+def _frozen(experiment: Experiment, frames: Inputs, earlier: Sequence[Look]) -> Frozen | None:
     """What the first estimable look fixed, or what this one would fix; None while immature."""
     for look in earlier:
         if look.frozen is not None:
@@ -267,7 +301,7 @@ def _fractions(
 
 def _assemble(
     experiment: Experiment,
-    frames: Frames,
+    frames: Inputs,
     estimates: Estimates,
     frozen: Frozen | None,
     earlier: Sequence[Look],
@@ -278,10 +312,14 @@ def _assemble(
     checks, log_e = health_checks(experiment, frames, earlier, is_planned_end=is_end)
     rows: list[Any] = []
     anytime: list[Any] = []
+    harm: list[Any] = []
+    cap = frozen.cap if frozen is not None else None
     if frozen is not None:
         if due is not None:
             rows = boundaries(experiment, estimates, frozen, earlier, is_planned_end=is_end)
         anytime = anytime_intervals(experiment, estimates, frozen, earlier)
+        harm = deterioration(experiment, estimates, frozen, earlier)
+    segments, segment_tests = segment_rows(experiment, frames, cap=cap)
     info = frames.info
     draft = Look(
         experiment=experiment.slug,
@@ -307,6 +345,12 @@ def _assemble(
         checks=tuple(checks),
         log_e_sample_ratio=log_e,
         information_fractions=_fractions(experiment, estimates, frozen),
+        segments=tuple(segments),
+        segment_tests=tuple(segment_tests),
+        sensitivity=tuple(sensitivity_rows(experiment, frames, cap=cap)),
+        deterioration=tuple(harm),
+        trust=tuple(trust_rows(experiment, estimates)),
+        novelty=tuple(novelty_rows(experiment, frames)),
         decisions=(),
         arm="",
         verdict="",
@@ -344,7 +388,7 @@ def _decided(experiment: Experiment, look: Look, looks: Sequence[Look]) -> Look:
 def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evidence:
     """What all looks so far, the last one included, say about one arm."""
     now = looks[-1]
-    success, success_look = _first_crossing(experiment, arm, looks)
+    success = _first_crossing(experiment, arm, looks)
     low, high = _desired_limits(experiment, arm, looks)
     estimable_reasons = {
         f"{effect.metric} ({effect.reason})"
@@ -362,8 +406,11 @@ def arm_evidence(experiment: Experiment, arm: str, looks: Sequence[Look]) -> Evi
         failed_checks=tuple(
             f"{check.name}: {check.message}" for check in now.checks if check.blocks
         ),
-        success=success,  # type: ignore[arg-type]
-        success_look=success_look,
+        success=success.side,
+        success_look=success.look,
+        success_metric=None if success.metric == experiment.primary.name else success.metric,
+        deteriorated=_deteriorated(arm, looks),
+        is_futile=_is_futile(experiment, arm, looks),
         guardrails=tuple(
             GuardrailEvidence(metric=metric.name, state=_guardrail_state(metric.name, arm, looks))  # type: ignore[arg-type]
             for _, metric in experiment.guardrails
@@ -386,20 +433,54 @@ def _primary_reason(experiment: Experiment, arm: str, look: Look) -> str | None:
     return f"{effect.metric}: {REASONS[effect.reason]}"
 
 
-def _first_crossing(
-    experiment: Experiment, arm: str, looks: Sequence[Look]
-) -> tuple[str, int | None]:
-    sign = 1 if experiment.primary.direction == "increase" else -1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Crossing:
+    """The first rejection of a success metric: which way, which metric, at which look."""
+
+    side: Success = "none"
+    metric: str | None = None
+    look: int | None = None
+
+
+def _first_crossing(experiment: Experiment, arm: str, looks: Sequence[Look]) -> _Crossing:
+    """The first crossing of any success metric; harm anywhere goes before success."""
+    found = [
+        crossing
+        for metric in experiment.success_metrics
+        if (crossing := _crossing_of(experiment, metric, arm, looks)) is not None
+    ]
+    harmful = [crossing for crossing in found if crossing.side == "undesired"]
+    return next(iter(harmful or found), _Crossing())
+
+
+def _crossing_of(
+    experiment: Experiment, metric: Metric, arm: str, looks: Sequence[Look]
+) -> _Crossing | None:
     for look in looks:
-        row = look.boundary(experiment.primary.name, arm)
+        row = look.boundary(metric.name, arm)
         if row is not None and row.crossed != "none":
-            return row.crossed, look.look
-        if not experiment.is_group_sequential:
-            for interval in look.anytime:
-                if interval.arm == arm and (interval.low > 0 or interval.high < 0):
-                    upwards = interval.low > 0
-                    return ("desired" if upwards == (sign > 0) else "undesired"), look.look
-    return "none", None
+            return _Crossing(side=row.crossed, metric=metric.name, look=look.look)
+        interval = look.anytime_of(arm, metric.name)
+        if experiment.is_group_sequential or interval is None:
+            continue
+        if interval.low > 0 or interval.high < 0:
+            upwards = interval.low > 0
+            is_desired = upwards == (metric.direction == "increase")
+            side: Success = "desired" if is_desired else "undesired"
+            return _Crossing(side=side, metric=metric.name, look=look.look)
+    return None
+
+
+def _deteriorated(arm: str, looks: Sequence[Look]) -> tuple[str, ...]:
+    """Metrics whose harm a safety monitor has shown at any look."""
+    rows = (row for look in looks for row in look.deterioration)
+    names = [row.metric for row in rows if row.arm == arm and row.crossed == "undesired"]
+    return tuple(dict.fromkeys(names))
+
+
+def _is_futile(experiment: Experiment, arm: str, looks: Sequence[Look]) -> bool:
+    rows = [row for look in looks if (row := look.boundary(experiment.primary.name, arm))]
+    return any(row.is_futile for row in rows)
 
 
 def _guardrail_state(metric: str, arm: str, looks: Sequence[Look]) -> str:
@@ -429,9 +510,9 @@ def _desired_limits(
     if row is not None and row.is_relative:
         low, high = row.limit_low, row.limit_high
     elif row is None:
-        for interval in look.anytime:
-            if interval.arm == arm:
-                low, high = interval.relative_low, interval.relative_high
+        interval = look.anytime_of(arm)
+        if interval is not None:
+            low, high = interval.relative_low, interval.relative_high
     if experiment.primary.direction == "decrease" and low is not None and high is not None:
         return -high, -low
     return low, high

@@ -89,7 +89,7 @@ def _primary_table(look: Look, experiment: Experiment, arm: str) -> Table:
         (_row_name(f"Lift, {kind}", f"{name}: decides"), lift_cell, limits, DASH)
     ]
     sequence = anytime_of(look, arm)
-    anytime = f"{level(1 - experiment.alpha_per_arm)} confidence sequence"
+    anytime = f"{level(1 - experiment.alpha_per_hypothesis)} confidence sequence"
     if sequence is not None and not name.endswith("sequence"):
         rows.append(
             (

@@ -226,7 +226,7 @@ def _has_room(axes: _Axes, point: LookPoint) -> bool:
 def _legend(drawing: Drawing, experiment: Experiment, points: list[LookPoint]) -> float:
     """Draw the legend in as many rows as it needs; return where it ends."""
     rows = [("dot", "lift"), ("naive", f"naive {level(1 - experiment.plan.alpha)}")]
-    sequential = level(1 - experiment.alpha_per_arm)
+    sequential = level(1 - experiment.alpha_per_hypothesis)
     if any(point.repeated for point in points):
         rows.append(("bar", f"repeated {sequential} (decides)"))
     if any(point.anytime for point in points):

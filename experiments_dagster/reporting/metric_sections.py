@@ -141,7 +141,7 @@ def information_facts(look: Look, experiment: Experiment) -> Facts:
     rows: list[tuple[str, Cell]] = [
         ("Planned effect (MDE)", f"{declared(experiment.plan.mde)} relative"),
         ("Power at that effect", share(experiment.plan.power)),
-        ("Alpha", f"{alpha(experiment.plan.alpha)}, {alpha(experiment.alpha_per_arm)} per arm"),
+        ("Alpha", f"{alpha(experiment.plan.alpha)}, {alpha(experiment.alpha_per_hypothesis)} per hypothesis"),
     ]
     if look.frozen is None:
         rows.append(("Planned information", missing("IMMATURE")))

@@ -225,10 +225,10 @@ def _assumptions(experiment: Experiment) -> list[Cell]:
     if experiment.is_group_sequential:
         rows.append(
             f"Looks follow the plan ({design_words(experiment)}); the error rate over all looks "
-            f"is {alpha(experiment.alpha_per_arm)} per arm, two-sided."
+            f"is {alpha(experiment.alpha_per_hypothesis)} per arm, two-sided."
         )
     rows.append(
-        f"The {level(1 - experiment.alpha_per_arm)} confidence sequence is asymptotic and starts "
+        f"The {level(1 - experiment.alpha_per_hypothesis)} confidence sequence is asymptotic and starts "
         "when the arms are large enough."
     )
     if len(experiment.treatments) > 1:

@@ -60,7 +60,7 @@ def effect_sentence(look: Look, experiment: Experiment, arm: str) -> Cell:
 
 def sequential_limits(look: Look, experiment: Experiment, arm: str) -> tuple[str, Cell]:
     """The name and the limits of the interval that holds over all looks."""
-    sequential = level(1 - experiment.alpha_per_arm)
+    sequential = level(1 - experiment.alpha_per_hypothesis)
     row = look.boundary(experiment.primary.name, arm)
     if row is not None and row.is_relative and row.limit_low is not None:
         limits = exact_interval(row.limit_low, row.limit_high, lift)

@@ -65,8 +65,8 @@ def deciding_effect(
 
 
 def anytime_of(look: Look, arm: str) -> AnytimeInterval | None:
-    """The confidence sequence of one arm at a look."""
-    return next((row for row in look.anytime if row.arm == arm), None)
+    """The confidence sequence of one arm's primary effect at a look."""
+    return look.anytime_of(arm)
 
 
 def first_crossing(

@@ -13,8 +13,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Estimand = Literal["difference", "relative_difference"]
-Inference = Literal["fixed_horizon", "group_sequential", "anytime_valid", "bayesian"]
+Estimand = Literal[
+    "difference",
+    "relative_difference",
+    "quantile_difference",
+    "relative_quantile_difference",
+    "log_mean_difference",
+    "trimmed_mean_difference",
+    "probability_of_superiority",
+    "odds_ratio",
+]
+Inference = Literal[
+    "fixed_horizon", "group_sequential", "anytime_valid", "bayesian", "randomization"
+]
 Severity = Literal["WARN", "ERROR"]
 
 
@@ -22,8 +33,10 @@ Severity = Literal["WARN", "ERROR"]
 class Estimate:
     """One effect with its uncertainty.
 
-    `p_value` and the interval come from inverting the same test. `degrees_of_freedom` is None
-    for normal inference. Limits may be None where the set is unbounded.
+    `p_value` and the interval come from inverting the same test, unless `interval` names the
+    construction of the interval: then it need not contain the estimate and carries no p-value of
+    its own. `degrees_of_freedom` is None for normal inference. Limits may be None where the set is
+    unbounded.
     """
 
     estimand: Estimand
@@ -41,6 +54,7 @@ class Estimate:
     treatment_mean: float
     n_control: int
     n_treatment: int
+    interval: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,10 +65,10 @@ class Estimate:
         if self.p_value is not None and not 0 <= self.p_value <= 1:
             msg = f"{self.method}: p_value is {self.p_value}, need 0..1"
             raise ValueError(msg)
-        if (
-            self.ci_low is not None
-            and self.ci_high is not None
-            and not self.ci_low <= self.estimate <= self.ci_high
+        if self.ci_low is None or self.ci_high is None:
+            return
+        if self.ci_low > self.ci_high or (
+            self.interval is None and not self.ci_low <= self.estimate <= self.ci_high
         ):
             msg = f"{self.method}: [{self.ci_low}, {self.ci_high}] misses {self.estimate}"
             raise ValueError(msg)
@@ -74,6 +88,18 @@ class Contrast:
     relative_reason: str | None
     variance_control: float
     variance_treatment: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredContrast:
+    """A contrast with the influence scores behind it.
+
+    `scores` are those of the absolute difference, shape (n,), in input order: they sum to about
+    zero and their squares sum to the variance, `contrast.difference.std_error ** 2`.
+    """
+
+    contrast: Contrast
+    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,10 @@ source says is set aside whole with the reason and stops nothing else. Duplicate
 the first by (batch, file, row) stays, for ever; the same id with other content is quarantined.
 
 Row rules (quarantine reasons): missing_unit, missing_time, time_out_of_range, missing_event,
-missing_event_id, non_finite_value, negative_value, missing_variant, conflicting_duplicate.
+missing_event_id, non_finite_value, negative_value, missing_experiment, missing_variant,
+conflicting_duplicate; for moments also missing_metric, missing_n, negative_n, fractional_n,
+missing_moment, negative_variance, impossible_covariance. Moments have no ids: a repeated row
+stays, and of the rows for one time the one landed last counts.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from experiments_dagster.config.platform import EventSource, ExposureSource
+from experiments_dagster.config.platform import ExposureSource
 from experiments_dagster.config.project import Project
 from experiments_dagster.storage.atomic import exclusive, sha256_file, staged
 from experiments_dagster.storage.duck import Duck, connect, quote_name, quote_text
@@ -37,8 +40,7 @@ from experiments_dagster.storage.manifest import (
 from experiments_dagster.storage.normalise import (
     FileRefusedError,
     read_columns,
-    select_events,
-    select_exposures,
+    select_rows,
     value_type,
 )
 from experiments_dagster.storage.seen_ids import id_files, write_ids
@@ -211,9 +213,8 @@ class _SourceLanding:
             reader, columns = read_columns(
                 self.duck, self.source, self._alias(), item.path, expected
             )
-            select = select_events if isinstance(self.source, EventSource) else select_exposures
             zone = self.project.platform.timezone
-            self._insert(select(self.source, reader, columns, zone, self.now), index)  # type: ignore[arg-type]
+            self._insert(select_rows(self.source, reader, columns, zone, self.now), index)
             counted = self.duck.connection.execute(f"SELECT count(*) FROM {reader}").fetchall()
         except (FileRefusedError, duckdb.Error) as error:
             # DuckDB's own message may quote data, so only its kind is kept.

@@ -2,7 +2,9 @@
 
 Landed events: unit, occurred_at (UTC, naive), event, event_id, value, event_day (local date),
 day_start, day_end (UTC, naive), then properties. Landed exposures: unit, occurred_at,
-experiment, variant, event_id (made from the row), then properties.
+experiment, variant, event_id (made from the row), then properties. Landed summaries: unit (a key
+made of the three names), occurred_at (up to when the moments are cumulative), experiment,
+variant, metric, n, mean, variance, denominator_mean, denominator_variance, covariance.
 
 A time with a zone or offset is an instant. A naive one needs the zone that the source declares;
 in text (CSV) both may stand, and each value is judged by itself.
@@ -19,7 +21,12 @@ from pathlib import Path
 
 import duckdb
 
-from experiments_dagster.config.platform import EventSource, ExposureSource
+from experiments_dagster.config.platform import (
+    EventSource,
+    ExposureSource,
+    Source,
+    SummarySource,
+)
 from experiments_dagster.storage.duck import Duck, quote_name, quote_text
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT"}
@@ -27,6 +34,10 @@ INTEGERS |= {"UINTEGER", "UBIGINT"}
 TIMES = re.compile(r"^(TIMESTAMP(_S|_MS|_NS)?|DATE|TIMESTAMP WITH TIME ZONE|TIMESTAMP_NS WITH .*)$")
 OLDEST = dt.datetime(2000, 1, 1)  # noqa: DTZ001  compared with naive UTC columns
 TEXT = "VARCHAR"
+MOMENTS = ("mean", "variance", "denominator_mean", "denominator_variance", "covariance")
+NUMBERS = {"value", "n", *MOMENTS}
+# By how much a covariance may exceed the product of the standard deviations: rounding.
+CORRELATION_SLACK = 1e-6
 OFFSET = r"[0-9]:[0-9]{2}(\.[0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
@@ -36,7 +47,7 @@ class FileRefusedError(ValueError):
 
 def read_columns(
     duck: Duck,
-    source: EventSource | ExposureSource,
+    source: Source,
     alias: str,
     path: Path,
     expected: dict[str, str] | None,
@@ -86,11 +97,33 @@ def read_columns(
     return reader, mapped
 
 
-def value_type(source: EventSource | ExposureSource) -> str | None:
-    """The SQL type in which a source's values are landed; None for exposures."""
-    if isinstance(source, ExposureSource):
+def value_type(source: Source) -> str | None:
+    """The SQL type in which a source's values are landed; None where it has no values."""
+    if not isinstance(source, EventSource):
         return None
     return "DOUBLE" if source.value_decimals is None else f"DECIMAL(18,{source.value_decimals})"
+
+
+def select_rows(
+    source: Source, reader: str, types: dict[str, str], zone: str, now: dt.datetime
+) -> str:
+    """The SELECT that turns one input into landed rows plus `reason` (NULL when fine).
+
+    Args:
+        source: The column mapping; its kind says which columns are landed.
+        reader: SQL that reads the input, from `read_columns`.
+        types: Types of the mapped columns, from `read_columns`.
+        zone: Where local days begin.
+        now: Aware time of landing.
+
+    Raises:
+        FileRefusedError: A naive timestamp without a declared zone.
+    """
+    if isinstance(source, EventSource):
+        return select_events(source, reader, types, zone, now)
+    if isinstance(source, ExposureSource):
+        return select_exposures(source, reader, types, now)
+    return select_summaries(source, reader, types, now)
 
 
 def select_events(
@@ -123,10 +156,9 @@ def select_events(
 
 
 def select_exposures(
-    source: ExposureSource, reader: str, types: dict[str, str], zone: str, now: dt.datetime
+    source: ExposureSource, reader: str, types: dict[str, str], now: dt.datetime
 ) -> str:
     """The SELECT that turns one input into landed exposures plus `reason`."""
-    del zone
     columns = source.columns
     experiment = (
         _text(columns.experiment)
@@ -146,8 +178,62 @@ def select_exposures(
     return f"SELECT *, {row_id} AS event_id, {_case(rules)} AS reason FROM ({roles})"
 
 
-def _mapping(source: EventSource | ExposureSource) -> dict[str, str]:
+def select_summaries(
+    source: SummarySource, reader: str, types: dict[str, str], now: dt.datetime
+) -> str:
+    """The SELECT that turns one input into landed moments plus `reason`."""
+    columns = source.columns
+    experiment, metric = (
+        _text(column) if column else quote_text(constant or "")
+        for column, constant in (
+            (columns.experiment, source.experiment_name),
+            (columns.metric, source.metric_name),
+        )
+    )
+    mapped = {role: column for role, column in columns if role in MOMENTS and column is not None}
+    numbers = ", ".join(
+        f"{_double(mapped[role])} AS {role}" if role in mapped else f"NULL::DOUBLE AS {role}"
+        for role in MOMENTS
+    )
+    occurred = _time(columns.timestamp, types[columns.timestamp], source.timezone)
+    roles = f"""SELECT {occurred} AS occurred_at, {experiment} AS experiment,
+        {_text(columns.variant)} AS variant, {metric} AS metric, {_double(columns.n)} AS _n,
+        {numbers} FROM {reader}"""
+    key = "to_json([experiment, variant, metric])::VARCHAR"
+    return f"""SELECT {key} AS unit, occurred_at, experiment, variant, metric,
+        try_cast(_n AS BIGINT) AS n, {", ".join(MOMENTS)}, {_case(_moment_rules(now))} AS reason
+        FROM ({roles})"""
+
+
+def _moment_rules(now: dt.datetime) -> list[tuple[str, str]]:
+    """What a row of moments must be; columns as in `select_summaries`, `_n` the count as given."""
+    names = ("experiment", "variant", "metric")
+    parts = ("denominator_mean", "denominator_variance", "covariance")
+    some, whole = (word.join(f"{part} IS NOT NULL" for part in parts) for word in (" OR ", " AND "))
+    is_partial = f"({some}) AND NOT ({whole})"
+    # Roots before the product, which would overflow for two large variances.
+    bound = "sqrt(abs(variance)) * sqrt(abs(denominator_variance))"
+    return [
+        *((f"{name} IS NULL OR {name} = ''", f"missing_{name}") for name in names),
+        *_time_rules(now),
+        ("_n IS NULL", "missing_n"),
+        (
+            " OR ".join(f"NOT isfinite({name})" for name in ("_n", *MOMENTS)),
+            "non_finite_value",
+        ),
+        ("_n < 0", "negative_n"),
+        ("_n != floor(_n) OR try_cast(_n AS BIGINT) IS NULL", "fractional_n"),
+        ("_n >= 1 AND mean IS NULL", "missing_moment"),
+        (f"_n >= 2 AND (variance IS NULL OR {is_partial})", "missing_moment"),
+        ("variance < 0 OR denominator_variance < 0", "negative_variance"),
+        (f"abs(covariance) > {bound} * {1 + CORRELATION_SLACK}", "impossible_covariance"),
+    ]
+
+
+def _mapping(source: Source) -> dict[str, str]:
     roles = {role: column for role, column in source.columns if column is not None}
+    if isinstance(source, SummarySource):
+        return roles
     return roles | {f"property {name}": column for name, column in source.properties.items()}
 
 
@@ -159,20 +245,23 @@ def _check_type(role: str, column: str, found: str, *, is_csv: bool) -> None:
             f"column {column!r} (timestamp) is {found}, need a TIMESTAMP or DATE type"
         )
     is_number = found in INTEGERS or found in ("FLOAT", "DOUBLE") or found.startswith("DECIMAL")
-    if role == "value" and not is_number:
-        raise FileRefusedError(f"column {column!r} (value) is {found}, need a number type")
+    if role in NUMBERS and not is_number:
+        raise FileRefusedError(f"column {column!r} ({role}) is {found}, need a number type")
     if role in ("unit", "event_id") and found not in INTEGERS | {TEXT, "UUID"}:
         raise FileRefusedError(f"column {column!r} ({role}) is {found}, need text or integers")
 
 
-def _check_csv_values(duck: Duck, source: EventSource | ExposureSource, reader: str) -> None:
+def _check_csv_values(duck: Duck, source: Source, reader: str) -> None:
     """Refuse a CSV whose lines are ragged or whose times or numbers do not parse."""
     rules = [(source.columns.timestamp, "is not a TIMESTAMP", "try_cast(v AS TIMESTAMP) IS NULL")]
     if source.timezone is None:
         rule = "has no time zone; declare `timezone` for the source"
         rules.append((source.columns.timestamp, rule, f"NOT {_has_offset('v')}"))
-    if isinstance(source, EventSource) and source.columns.value is not None:
-        rules.append((source.columns.value, "is not a DOUBLE", "try_cast(v AS DOUBLE) IS NULL"))
+    rules += [
+        (column, "is not a DOUBLE", "try_cast(v AS DOUBLE) IS NULL")
+        for role, column in source.columns
+        if role in NUMBERS and column is not None
+    ]
     try:
         for column, rule, is_bad in rules:
             bad = duck.query(
@@ -197,9 +286,12 @@ def _first_sentence(error: duckdb.Error) -> str:
 
 
 def _common_rules(now: dt.datetime) -> list[tuple[str, str]]:
+    return [("unit IS NULL OR unit = ''", "missing_unit"), *_time_rules(now)]
+
+
+def _time_rules(now: dt.datetime) -> list[tuple[str, str]]:
     latest = (now + dt.timedelta(days=1)).astimezone(dt.UTC).replace(tzinfo=None)
     return [
-        ("unit IS NULL OR unit = ''", "missing_unit"),
         ("occurred_at IS NULL", "missing_time"),
         (
             f"occurred_at < TIMESTAMP '{OLDEST}' OR occurred_at > TIMESTAMP '{latest}'",
@@ -215,6 +307,10 @@ def _case(rules: list[tuple[str, str]]) -> str:
 
 def _text(column: str) -> str:
     return f"{quote_name(column)}::VARCHAR"
+
+
+def _double(column: str) -> str:
+    return f"try_cast({quote_name(column)} AS DOUBLE)"
 
 
 def _properties(properties: dict[str, str]) -> str:

@@ -135,7 +135,7 @@ def test_the_plan_does_not_show_the_salt(tmp_path):
 def test_arms_control_and_alpha(tmp_path):
     experiment = trial(tmp_path, THREE)
     assert (experiment.control, experiment.treatments) == ("control", ("bold", "plain"))
-    assert experiment.alpha_per_arm == 0.025
+    assert experiment.alpha_per_hypothesis == 0.025
     named = trial(tmp_path, THREE.replace("owner:", "control: plain\nowner:"))
     assert (named.control, named.treatments) == ("plain", ("control", "bold"))
 

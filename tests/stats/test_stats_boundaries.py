@@ -8,10 +8,14 @@ from scipy import stats
 
 from experiments_dagster.stats.sequential.boundaries import (
     design_boundaries,
+    first_crossings,
     next_boundary,
     solve_boundaries,
 )
-from experiments_dagster.stats.sequential.recursion import crossing_probabilities
+from experiments_dagster.stats.sequential.recursion import (
+    crossing_probabilities,
+    exit_probabilities,
+)
 from experiments_dagster.stats.sequential.spending import cumulative_alpha
 
 DESIGNS = {
@@ -232,3 +236,27 @@ def test_size_when_boundaries_are_solved_as_data_arrive(spending, monte_carlo_ba
     assert low <= rejections / runs <= high
     # The planted fault: the fixed bound at every look must leave the band.
     assert naive / runs > high
+
+
+def test_first_crossings_by_hand():
+    scores = [[3.0, 0.0, 0.0], [-3.1, 9.0, 0.0], [0.0, 9.0, -2.1], [0.0, 9.0, 1.9]]
+    critical = [2.9, None, 2.0]
+    assert first_crossings(scores, critical).tolist() == [0, 0, 2, -1]
+    assert first_crossings(scores, critical, sides=1).tolist() == [0, -1, -1, -1]
+    for wrong in ([[1.0, 2.0]], [1.0, 2.0, 3.0], [[1.0, np.nan, 2.0]]):
+        with pytest.raises(ValueError, match="z for each look"):
+            first_crossings(wrong, critical)
+
+
+def test_exits_from_regions_with_two_bounds_agree_with_the_multivariate_normal():
+    t = np.array([0.3, 0.6, 1.0])
+    low, high = np.array([-0.5, 0.7, 1.9]), np.array([3.2, 2.6, 2.1])
+    correlation = np.sqrt(np.minimum.outer(t, t) / np.maximum.outer(t, t))
+    inside = stats.multivariate_normal(2.4 * np.sqrt(t), correlation).cdf(
+        high, lower_limit=low, rng=np.random.default_rng(0)
+    )
+    regions = list(zip(low.tolist(), high.tolist(), strict=True))
+    crossing = exit_probabilities(t.tolist(), regions, drift=2.4)
+    assert crossing.total == pytest.approx(1 - inside, abs=2e-5)
+    with pytest.raises(ValueError, match="increase"):
+        exit_probabilities([0.5, 0.4], regions[:2])

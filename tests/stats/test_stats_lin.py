@@ -71,6 +71,77 @@ def test_hc2_is_that_of_statsmodels(p):
     assert result.p_value == pytest.approx(live.pvalues[1], rel=1e-7)
 
 
+@pytest.mark.parametrize("p", [1, 3])
+def test_hc3_is_that_of_statsmodels(p):
+    import statsmodels.api as sm
+
+    y, is_treated, x = make_units(seed=p, n=90, p=p)
+    centred = x - x.mean(axis=0)
+    t = is_treated[:, None].astype(float)
+    design = np.column_stack([np.ones(len(y)), t, centred, t * centred])
+    live = sm.OLS(y, design).fit(cov_type="HC3")
+    result = adjusted(y, is_treated, x, variance_formula="hc3")
+    difference = result.adjusted.difference
+    assert difference.variance_formula == "hc3"
+    assert difference.estimate == pytest.approx(live.params[1], rel=ALGEBRA)
+    assert difference.std_error == pytest.approx(live.bse[1], rel=ALGEBRA)
+    assert np.square(result.scores).sum() == pytest.approx(difference.std_error**2, rel=1e-12)
+    assert difference.std_error > adjusted(y, is_treated, x).adjusted.difference.std_error
+
+
+def make_three_arms():
+    rng = np.random.default_rng(11)
+    arm = rng.integers(0, 3, 400)
+    x = rng.normal(size=(400, 2)) + 0.3 * arm[:, None]
+    y = 2 + x[:, 0] * (1 + arm) - x[:, 1] + 0.5 * (arm == 2) + rng.exponential(size=400)
+    return arm, x, y
+
+
+@pytest.mark.parametrize("formula", ["lin_hc2", "hc3"])
+@pytest.mark.parametrize("treatment", [1, 2])
+def test_several_arms_adjust_at_the_mean_of_all(formula, treatment):
+    import statsmodels.api as sm
+
+    arm, x, y = make_three_arms()
+    centred = x - x.mean(axis=0)
+    arms = np.column_stack([arm == 1, arm == 2]).astype(float)
+    slopes = [column[:, None] * centred for column in arms.T]
+    design = np.column_stack([np.ones(len(y)), arms, centred, *slopes])
+    live = sm.OLS(y, design).fit(cov_type=formula[-3:].upper())
+    pair = (arm == 0) | (arm == treatment)
+    both = adjusted(
+        y[pair], arm[pair] == treatment, x[pair], centre=x.mean(axis=0), variance_formula=formula
+    )
+    result = both.adjusted.difference
+    assert result.estimate == pytest.approx(live.params[treatment], rel=ALGEBRA)
+    assert result.std_error == pytest.approx(live.bse[treatment], rel=ALGEBRA)
+    assert np.square(both.scores).sum() == pytest.approx(result.std_error**2, rel=1e-12)
+    # The wrong twin, centred at the mean of the pair, answers for another population.
+    alone = adjusted(y[pair], arm[pair] == treatment, x[pair]).adjusted.difference
+    assert abs(alone.estimate - result.estimate) > 1e-3
+
+
+def test_the_pairs_own_mean_is_the_default_centre_and_dropping_keeps_the_rest():
+    y, is_treated, x = make_units()
+    base = adjusted(y, is_treated, x).adjusted.difference
+    same = adjusted(y, is_treated, x, centre=x.mean(axis=0)).adjusted.difference
+    assert same.estimate == pytest.approx(base.estimate, rel=1e-12)
+    wide = np.column_stack([np.ones(len(y)), x])
+    dropped = adjusted(y, is_treated, wide, centre=wide.mean(axis=0))
+    assert dropped.dropped_covariates == ("x0",)
+    assert dropped.adjusted.difference.estimate == pytest.approx(base.estimate, rel=1e-12)
+
+
+def test_centre_is_one_finite_value_for_each_covariate_and_not_for_superpop():
+    y, is_treated, x = make_units()
+    with pytest.raises(ValueError, match="centre has 1 values"):
+        adjusted(y, is_treated, x, centre=[0.0])
+    with pytest.raises(EstimationError, match=r"centre.*NON_FINITE_INPUT"):
+        adjusted(y, is_treated, x, centre=[0.0, np.nan])
+    with pytest.raises(ValueError, match="lin_superpop"):
+        adjusted(y, is_treated, x, centre=[0.0, 0.0], variance_formula="lin_superpop")
+
+
 def test_scores_square_to_the_variance_and_follow_the_input_order():
     y, is_treated, x = make_units()
     result = adjusted(y, is_treated, x)

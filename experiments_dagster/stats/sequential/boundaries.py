@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from experiments_dagster.stats.intervals import check_alpha, upper_tail
 from experiments_dagster.stats.sequential.recursion import (
     Walk,
@@ -179,6 +182,36 @@ def next_boundary(
         return _no_stop(alpha_spent, "INFORMATION_DECREASED")
     walk = walk_to_last([*fractions, t], [critical for _, critical in previous], sides=sides)
     return _solve_look(walk, t, allowed=cumulative_alpha_now, spent=alpha_spent, sides=sides)
+
+
+def first_crossings(
+    scores: ArrayLike, critical_values: Sequence[float | None], *, sides: Sides = 2
+) -> NDArray[np.int64]:
+    """Return the look at which each of many experiments first crosses, −1 where none does.
+
+    Args:
+        scores: z of every experiment and look, shape (experiments, looks).
+        critical_values: Boundaries of the looks, common to all; None where a look cannot stop.
+        sides: 2 stops on either side, 1 above only.
+
+    Returns:
+        Index of the look from 0, shape (experiments,).
+
+    Raises:
+        ValueError: Shapes do not fit, or a score is NaN.
+
+    Examples:
+        >>> first_crossings([[1.0, 2.5], [-4.0, 0.0], [0.0, 1.0]], [2.9626, 1.9686]).tolist()
+        [1, 0, -1]
+    """
+    check_sides(sides)
+    z = np.asarray(scores, dtype=np.float64)
+    if z.ndim != 2 or z.shape[1] != len(critical_values) or np.isnan(z).any():  # noqa: PLR2004
+        msg = f"scores of shape {z.shape} for {len(critical_values)} looks; need a z for each look"
+        raise ValueError(msg)
+    bounds = np.array([np.inf if c is None else c for c in critical_values])
+    crossed = (np.abs(z) if sides == 2 else z) >= bounds  # noqa: PLR2004
+    return np.where(crossed.any(axis=1), crossed.argmax(axis=1), -1)
 
 
 def design_boundaries(

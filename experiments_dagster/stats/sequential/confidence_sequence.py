@@ -14,9 +14,14 @@ g is tuned at the planned information, in units that do not change when cents be
 approximation is for large samples: looks with fewer than max(100, 355·skew²) units per arm are not
 served, which the caller decides.
 
+Small samples of normal data, σ unknown: with r = g/(g + n), g in units of n, and ν degrees of
+freedom, t = Δ̂/SE,
+
+    ln E = ½ ln r + ½(ν + 1)[ln(1 + t²/ν) − ln(1 + r t²/ν)]
+
 References:
     Robbins 1970; Howard, Ramdas, McAuliffe & Sekhon 2021; Waudby-Smith et al. 2024; Johari,
-    Koomen, Pekelis & Walsh 2017.
+    Koomen, Pekelis & Walsh 2017; Lindon, Ham, Tingley & Bojinov 2022 (t version).
 """
 
 from __future__ import annotations
@@ -183,6 +188,57 @@ def sample_radius(n: float, variance: float, *, rho2: float, alpha: float) -> fl
     """
     g = 1 / (rho2 * variance)
     return confidence_sequence(0.0, math.sqrt(variance / n), g=g, alpha=alpha).half_width
+
+
+def small_sample_sequence(
+    estimate: float, std_error: float, *, df: float, n: float, g: float, alpha: float
+) -> ConfidenceSequencePoint:
+    """Return the two-sided t version for a normal outcome or a regression with few units.
+
+    Args:
+        estimate: Running effect.
+        std_error: Its standard error with the pooled residual variance, at this look.
+        df: Residual degrees of freedom ν = n − p.
+        n: Units so far, both arms.
+        g: Tuning in units, `tuning_information(target_n, alpha)`, the same at every look.
+        alpha: Level of the sequence.
+
+    Raises:
+        EstimationError: ZERO_VARIANCE; N_TOO_SMALL where even an infinite t could not reach the
+            level, so that the interval has no ends.
+        ValueError: g, n or df not above 0.
+
+    References:
+        Lindon, Ham, Tingley & Bojinov 2022.
+
+    Examples:
+        >>> point = small_sample_sequence(0.9, 0.3, df=48, n=50, g=12.6, alpha=0.05)
+        >>> round(point.half_width, 4), round(point.p_value, 4)
+        (0.973, 0.082)
+    """
+    check_alpha(alpha)
+    if not (g > 0 and n > 0 and df > 0):
+        msg = f"g is {g}, n is {n}, df is {df}, need > 0"
+        raise ValueError(msg)
+    if std_error == 0:
+        raise EstimationError("ZERO_VARIANCE", "confidence sequence")
+    r = g / (g + n)
+    t = estimate / std_error
+    # (1 + t²/ν)/(1 + r t²/ν) = 1/(1 − (1 − r)·t²/(ν + t²)), which no large t overflows.
+    share = (t / math.hypot(t, math.sqrt(df))) ** 2
+    log_e = 0.5 * math.log(r) - 0.5 * (df + 1) * math.log1p(-(n / (g + n)) * share)
+    # ln E = ln(1/α) at (1 + t²/ν)/(1 + r t²/ν) = e^x.
+    x = -(2 * math.log(alpha) + math.log(r)) / (df + 1)
+    if x + math.log(r) >= 0:
+        raise EstimationError("N_TOO_SMALL", "confidence sequence", f"{n:g} units with g = {g:g}")
+    half_width = std_error * math.sqrt(df * math.expm1(x) / -math.expm1(x + math.log(r)))
+    return ConfidenceSequencePoint(
+        low=estimate - half_width,
+        high=estimate + half_width,
+        half_width=half_width,
+        log_e_value=log_e,
+        p_value=running_p_value([log_e]),
+    )
 
 
 def mixture_sprt(

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 from experiments_dagster.stats.intervals import upper_quantile
 from experiments_dagster.stats.sequential.boundaries import Boundaries, solve_boundaries
-from experiments_dagster.stats.sequential.recursion import crossing_probabilities
+from experiments_dagster.stats.sequential.recursion import (
+    CrossingProbabilities,
+    crossing_probabilities,
+)
 from experiments_dagster.stats.sequential.spending import Sides, Spending
 
 
@@ -110,10 +113,11 @@ def expected_information(boundaries: Boundaries, *, drift: float) -> float:
     crossing = crossing_probabilities(
         boundaries.fractions, boundaries.critical_values, drift=drift, sides=boundaries.sides
     )
-    expected, running = 0.0, 1.0
-    for t, up, down in zip(
-        boundaries.fractions[:-1], crossing.upper[:-1], crossing.lower[:-1], strict=True
-    ):
-        expected += t * (up + down)
-        running -= up + down
-    return expected + running * boundaries.fractions[-1]
+    return expected_fraction(boundaries.fractions, crossing)
+
+
+def expected_fraction(fractions: Sequence[float], crossing: CrossingProbabilities) -> float:
+    """Return Σ t_k P(stop at k), the last look taking all that is left."""
+    stops = [up + down for up, down in zip(crossing.upper[:-1], crossing.lower[:-1], strict=True)]
+    early = math.fsum(t * stop for t, stop in zip(fractions[:-1], stops, strict=True))
+    return early + (1 - math.fsum(stops)) * fractions[-1]

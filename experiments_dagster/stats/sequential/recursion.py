@@ -28,6 +28,7 @@ from scipy.special import ndtr, roots_legendre
 from experiments_dagster.stats.sequential.spending import Sides, check_sides
 
 Vector = NDArray[np.float64]
+Region = tuple[float, float]  # z-values between which a look goes on
 
 TAIL_SDS = 9.0  # beyond it a normal density holds 2e-19
 NODES_PER_SD = 2.25  # Gauss-Legendre spacing of 0.7 kernel sd at the centre: error below 1e-15
@@ -109,28 +110,41 @@ def walk_to_last(
 ) -> Walk:
     """Return the walk that crossed no boundary before the last of `fractions`.
 
-    A look too close to the next one to be resolved is passed over: counting what it already stopped
-    as still running can only raise a later boundary.
-
     Args:
         fractions: Increasing information fractions t_1..t_K.
         critical_values: Boundaries c_1..c_{K−1}; None where a look cannot stop.
         sides: 1: only the upper boundary absorbs.
         drift: η, the expectation of B at t = 1.
     """
+    regions = [continuation(critical, sides) for critical in critical_values]
+    return walk_within(fractions, regions, drift=drift)
+
+
+def walk_within(
+    fractions: Sequence[float], regions: Sequence[Region], *, drift: float = 0.0
+) -> Walk:
+    """Return the walk that stayed within its regions before the last of `fractions`.
+
+    A look too close to the next one to be resolved is passed over: counting what it already stopped
+    as still running can only raise a later boundary.
+
+    Args:
+        fractions: Increasing information fractions t_1..t_K.
+        regions: z-values (low, high) between which looks 1..K−1 went on.
+        drift: η, the expectation of B at t = 1.
+    """
     walk = Walk.start(drift)
-    kept: list[tuple[float, float | None]] = [(fractions[-1], None)]
-    for t, critical in zip(reversed(fractions[:-1]), reversed(critical_values), strict=True):
+    kept: list[tuple[float, Region]] = [(fractions[-1], (-math.inf, math.inf))]
+    for t, region in zip(reversed(fractions[:-1]), reversed(regions), strict=True):
         if kept[-1][0] - t >= CLOSEST_LOOKS * kept[-1][0]:
-            kept.append((t, critical))
+            kept.append((t, region))
     kept.reverse()
-    for (t, critical), (next_t, _) in pairwise(kept):
-        lower, upper = continuation(critical, sides)
+    for (t, (lower, upper)), (next_t, _) in pairwise(kept):
         walk = walk.advance(t, lower, upper, next_step=next_t - t)
     return walk
 
 
-def continuation(critical: float | None, sides: Sides) -> tuple[float, float]:
+def continuation(critical: float | None, sides: Sides) -> Region:
     """Return the z-values between which the experiment goes on."""
     upper = math.inf if critical is None else critical
     return (-upper if sides == 2 else -math.inf), upper  # noqa: PLR2004
@@ -159,15 +173,36 @@ def crossing_probabilities(
         >>> round(twice.total, 4)
         0.0831
     """
-    check_fractions(fractions)
     check_sides(sides)
     if len(fractions) != len(critical_values):
         msg = f"{len(fractions)} fractions but {len(critical_values)} critical values"
         raise ValueError(msg)
+    regions = [continuation(critical, sides) for critical in critical_values]
+    return exit_probabilities(fractions, regions, drift=drift)
+
+
+def exit_probabilities(
+    fractions: Sequence[float], regions: Sequence[Region], *, drift: float = 0.0
+) -> CrossingProbabilities:
+    """Return the probability of leaving the regions first at each look, above and below.
+
+    Args:
+        fractions: Increasing information fractions.
+        regions: z-values (low, high) between which each look goes on; infinite without a bound.
+        drift: η = θ√I_max, the expectation of the last score at t = 1.
+
+    Raises:
+        ValueError: Fractions do not increase, or lengths differ.
+
+    Examples:
+        >>> wedge = exit_probabilities([0.5, 1.0], [(0.0, 2.9626), (1.9686, 1.9686)])
+        >>> round(wedge.lower[0], 4), round(wedge.total, 4)
+        (0.5, 1.0)
+    """
+    check_fractions(fractions)
     upper, lower = [], []
     walk = Walk.start(drift)
-    for index, (t, critical) in enumerate(zip(fractions, critical_values, strict=True)):
-        low, high = continuation(critical, sides)
+    for index, (t, (low, high)) in enumerate(zip(fractions, regions, strict=True)):
         upper.append(walk.upper_tail(t, high))
         lower.append(walk.lower_tail(t, low))
         if index + 1 < len(fractions):

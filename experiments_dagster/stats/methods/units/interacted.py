@@ -1,7 +1,7 @@
 """The fully interacted regression that covariate adjustment stands on, arm by arm.
 
 Regressing Y on (1, T, X−X̄, T·(X−X̄)) is one regression of Y on (1, X−X̄) in each arm; the intercept
-is the adjusted mean at X̄, the mean of all rows:
+is the adjusted mean at X̄, the mean of all rows (or of all arms of the contrast set, where given):
 
     adjusted mean_a = m_a − β_a'(X̄_a − X̄)
     HC2 part_a = Σ a_i² e_i²/(1 − h_i),   a_i = 1/n_a − (X_i − X̄_a)'S_a⁻¹(X̄_a − X̄)
@@ -31,7 +31,7 @@ CONSTANT = 1e-12  # spread of a column without variance, relative to its largest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covariates:
-    """Usable covariates, centred over all rows and scaled, with the names left out."""
+    """Usable covariates, centred at X̄ and scaled, with the names left out."""
 
     matrix: Matrix
     dropped: tuple[str, ...]
@@ -45,11 +45,13 @@ class ArmFit:
         intercept: Adjusted mean at X̄.
         slopes: Coefficients of the scaled covariates, shape (p,).
         weighted_residuals: a_i e_i/√(1 − h_i), shape (n_a,).
+        leverage: h_i, shape (n_a,).
     """
 
     intercept: float
     slopes: Vector
     weighted_residuals: Vector
+    leverage: Vector
 
 
 def with_missing_indicator(
@@ -106,7 +108,11 @@ def arm_mask(is_treated: ArrayLike, n: int) -> NDArray[np.bool_]:
 
 
 def usable_covariates(
-    covariates: ArrayLike, is_treated: NDArray[np.bool_], names: Sequence[str]
+    covariates: ArrayLike,
+    is_treated: NDArray[np.bool_],
+    names: Sequence[str],
+    *,
+    centre: ArrayLike | None = None,
 ) -> Covariates:
     """Centre, scale and keep the columns that both arms can estimate.
 
@@ -117,6 +123,7 @@ def usable_covariates(
         covariates: Shape (n, p); p may be 0.
         is_treated: Shape (n,).
         names: One name per column.
+        centre: X̄, shape (p,); default the means of these rows.
 
     Raises:
         EstimationError: NON_FINITE_INPUT naming the column.
@@ -128,11 +135,14 @@ def usable_covariates(
     for index, name in enumerate(names):
         if not np.isfinite(matrix[:, index]).all():
             raise EstimationError("NON_FINITE_INPUT", name)
-    centred = matrix - matrix.mean(axis=0)
+    means = matrix.mean(axis=0)
+    centred = matrix - means
     spread = np.abs(centred).max(axis=0)
     kept = list(np.flatnonzero(spread > CONSTANT * np.abs(matrix).max(axis=0)))
     centred = centred.T[kept].T / spread[kept]
     centred -= centred.mean(axis=0)
+    if centre is not None:
+        centred -= (_checked_centre(centre, names) - means)[kept] / spread[kept]
     arms = [rows_of(centred, ~is_treated), rows_of(centred, is_treated)]
     positions = list(range(len(kept)))
     while positions and (bad := _first_unusable([arm[:, positions] for arm in arms])) is not None:
@@ -172,7 +182,16 @@ def fit_arm(outcome: Vector, covariates: Matrix) -> ArmFit:
         intercept=float(outcome_mean - projection @ target),
         slopes=slopes,
         weighted_residuals=weights * residuals / np.sqrt(1 - leverage),
+        leverage=leverage,
     )
+
+
+def _checked_centre(centre: ArrayLike, names: Sequence[str]) -> Vector:
+    point = unit_column(centre, "centre")
+    if len(point) != len(names):
+        msg = f"centre has {len(point)} values, need one for each of {len(names)} covariates"
+        raise ValueError(msg)
+    return point
 
 
 def _first_unusable(arms: Sequence[Matrix]) -> int | None:

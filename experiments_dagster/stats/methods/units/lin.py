@@ -2,9 +2,12 @@
 
     Δ̂ = (m_T − β_T'(X̄_T − X̄)) − (m_C − β_C'(X̄_C − X̄)),   V = Σψ²   (see `interacted`)
 
-The estimand is μ_T − μ_C, unchanged by adjustment (METHODS 3.1). `lin_superpop` adds the sampling
-of X̄: ψ_i + (β_T − β_C)'(X_i − X̄)/n. The lift is the adjusted difference over the raw control mean,
-with ψ_ρ = ψ/m_C − (Δ̂/m_C²)φ_C (METHODS 2.3).
+The estimand is μ_T − μ_C, unchanged by adjustment (METHODS 3.1). `hc3` divides by 1 − h where HC2
+divides by its root. `lin_superpop` adds the sampling of X̄: ψ_i + (β_T − β_C)'(X_i − X̄)/n. With
+several arms X̄ is the mean over all arms of the contrast set, passed as `centre`.
+
+The lift is the adjusted difference over the raw control mean, with ψ_ρ = ψ/m_C − (Δ̂/m_C²)φ_C
+(METHODS 2.3).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from experiments_dagster.stats.relative import contrast_of
 
 __all__ = ["adjusted_contrast", "compare_adjusted", "with_missing_indicator"]
 
-VarianceFormula = Literal["lin_hc2", "lin_superpop"]
+VarianceFormula = Literal["lin_hc2", "lin_superpop", "hc3"]
 
 NO_VARIANCE = 1e-12  # adjusted over unadjusted standard error when covariates explain everything
 
@@ -47,6 +50,7 @@ def compare_adjusted(
     names: Sequence[str],
     alpha: float = 0.05,
     variance_formula: VarianceFormula = "lin_hc2",
+    centre: ArrayLike | None = None,
 ) -> AdjustedContrast:
     """Compare means adjusted by pre-exposure covariates: estimand μ_T − μ_C.
 
@@ -59,10 +63,12 @@ def compare_adjusted(
         covariates: Shape (n, p).
         names: One name per covariate, reported where a column is dropped.
         alpha: Two-sided level, normal quantiles.
-        variance_formula: `lin_hc2`, or `lin_superpop` for the sampling of X̄ as well.
+        variance_formula: `lin_hc2`, `hc3`, or `lin_superpop` for the sampling of X̄ as well.
+        centre: X̄ over all arms of the contrast set, shape (p,); default over these two.
 
     Raises:
         EstimationError: NON_FINITE_INPUT, EMPTY_ARM, N_TOO_SMALL, ZERO_VARIANCE.
+        ValueError: A `centre` with `lin_superpop`: the units behind X̄ are not all here.
 
     References:
         Lin 2013; MacKinnon & White 1985; Deng, Xu, Kohavi & Walker 2013.
@@ -74,14 +80,20 @@ def compare_adjusted(
         >>> round(result.adjusted.difference.estimate, 6), round(result.variance_reduction, 3)
         (1.35, 0.985)
     """
+    if centre is not None and variance_formula == "lin_superpop":
+        msg = "centre is given: lin_superpop needs every unit behind it, choose lin_hc2 or hc3"
+        raise ValueError(msg)
     outcome = unit_column(y, "y")
     mask = arm_mask(is_treated, len(outcome))
-    usable = usable_covariates(covariates, mask, names)
+    usable = usable_covariates(covariates, mask, names, centre=centre)
     control = fit_arm(outcome[~mask], rows_of(usable.matrix, ~mask))
     treatment = fit_arm(outcome[mask], rows_of(usable.matrix, mask))
     scores = np.empty(len(outcome))
     scores[mask] = treatment.weighted_residuals
     scores[~mask] = -control.weighted_residuals
+    if variance_formula == "hc3":
+        scores[mask] /= np.sqrt(1 - treatment.leverage)
+        scores[~mask] /= np.sqrt(1 - control.leverage)
     if variance_formula == "lin_superpop":
         scores += usable.matrix @ (treatment.slopes - control.slopes) / len(outcome)
     return adjusted_contrast(

@@ -1,0 +1,158 @@
+"""`experiments plan`: power, detectable effect, duration and calendar, from landed history."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from experiments_dagster.cli.numbers import percent
+from experiments_dagster.config.project import Project
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.history import read_history
+from experiments_dagster.looks.planning import MetricHistory, PlanReport, plan_report
+from experiments_dagster.storage.manifest import Manifest
+
+MIN_UNITS = 1000  # past units below which the numbers are rough
+UNDER = ("no effect", "half the MDE", "the MDE")
+
+
+def make_plan(project: Project, manifest: Manifest, experiment: Experiment) -> PlanReport:
+    """Plan one experiment from everything that has landed.
+
+    Raises:
+        ValueError: The experiment reads summaries, which have no history of units.
+        ContractError: The history is too short.
+        EstimationError: The primary metric cannot be estimated from it.
+    """
+    if experiment.is_summary:
+        msg = f"{experiment.slug}: summaries hold no units to plan from; use `experiments power`"
+        raise ValueError(msg)
+    return plan_report(experiment, read_history(project, manifest, experiment))
+
+
+def plan_document(report: PlanReport) -> dict[str, Any]:
+    """The report as plain data for JSON."""
+    document = dataclasses.asdict(report)
+    document["history_first_day"] = str(report.history_first_day)
+    for look, row in zip(report.looks, document["looks"], strict=True):
+        row["date"] = str(look.date)
+    return document
+
+
+def plan_text(experiment: Experiment, report: PlanReport) -> Group:
+    """The report for people: the answer first, then what it rests on."""
+    parts: list[Any] = [f"[bold]{escape(line)}[/]" for line in _answer(experiment, report)]
+    parts += ["", _history_table(report), "", _calendar_table(report), "", _law_table(report)]
+    parts += ["", *(escape(line) for line in _notes(experiment, report))]
+    return Group(*parts)
+
+
+def _answer(experiment: Experiment, report: PlanReport) -> list[str]:
+    days = (experiment.ends_at - experiment.starts_at).days
+    lines = [
+        (f"{experiment.slug}: {report.n_needed:,.0f} units detect {report.mde:.1%} with power "
+        f"{report.power:.0%}; {report.n_expected:,.0f} are expected in {days} days, which detect "
+        f"{report.reachable:.1%}.")
+    ]
+    needed = report.duration
+    if needed.days is None:
+        reach = "nothing" if needed.mde_at_ceiling is None else f"{needed.mde_at_ceiling:.1%}"
+        lines.append(f"Not feasible within {needed.ceiling_days} days, which detect {reach}.")
+    else:
+        lines.append(f"Runtime for {report.mde:.1%}: {needed.days} days, the window included.")
+    return lines
+
+
+def _history_table(report: PlanReport) -> Table:
+    table = Table(
+        title=f"history: {report.history_days} days of entry from {report.history_first_day}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("metric")
+    for name in ("units", "baseline", "sd per unit", "sd, adjusted", "variance removed"):
+        table.add_column(name, justify="right")
+    for row in (report.primary, *report.others):
+        table.add_row(*_history_cells(row))
+    for metric, reason in report.not_estimable.items():
+        table.add_row(escape(metric), reason)
+    return table
+
+
+def _history_cells(row: MetricHistory) -> list[str]:
+    return [
+        escape(row.metric),
+        f"{row.n_units:,}",
+        f"{row.baseline:.4g}",
+        f"{row.sd_unadjusted:.4g}",
+        f"{row.sd:.4g}",
+        f"{row.variance_reduction:.0%}",
+    ]
+
+
+def _calendar_table(report: PlanReport) -> Table:
+    table = Table(
+        title="calendar", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False
+    )
+    table.add_column("look")
+    for name in ("units", "information", "boundary z", "detects", "ends, no effect", "ends, MDE"):
+        table.add_column(name, justify="right")
+    for look in report.looks:
+        table.add_row(
+            str(look.date),
+            f"{look.units:,.0f}",
+            f"{look.information_fraction:.0%}",
+            "-" if look.critical_value is None else f"{look.critical_value:.3f}",
+            percent(look.detectable),
+            f"{look.stop_under_null:.1%}",
+            f"{look.stop_under_effect:.1%}",
+        )
+    return table
+
+
+def _law_table(report: PlanReport) -> Table:
+    table = Table(
+        title="if the truth is",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("")
+    for name in ("success metric wins", "expected days", "expected information"):
+        table.add_column(name, justify="right")
+    for name, law, days in zip(UNDER, report.profile, report.expected_days, strict=True):
+        table.add_row(name, f"{law.power:.1%}", f"{days:.1f}", f"{law.expected_fraction:.0%}")
+    return table
+
+
+def _notes(experiment: Experiment, report: PlanReport) -> list[str]:
+    lines = []
+    if report.rule is not None:
+        ship = ", ".join(
+            f"{arm} {power:.1%} (simulation error {error:.1%})"
+            for arm, power, error in zip(
+                experiment.treatments, report.rule.ship, report.rule.ship_errors, strict=True
+            )
+        )
+        lines.append(
+            f"Power to ship, guardrails included, with the units that the plan needs: {ship}. To "
+            f"keep {report.power:.0%} in all, each test needs {report.power_per_test:.1%}."
+        )
+    weeks = ", ".join(f"{week} weeks {effect:.1%}" for week, effect in report.detectable_by_week)
+    lines.append(f"Detectable after enrolling for: {weeks}.")
+    if report.truncated_days:
+        lines.append(
+            f"The covariate window reaches {report.truncated_days} days back beyond the history: "
+            "the gain of adjustment is understated."
+        )
+    if report.primary.n_units < MIN_UNITS:
+        lines.append(f"Only {report.primary.n_units} past units: take these numbers as rough.")
+    return lines
+

@@ -1,0 +1,314 @@
+"""What stands beside a result so that people read it rightly; none of it decides.
+
+trust         too good to be true? how likely is a false win? drawn towards the prior
+segments      the same effect in parts of the units, corrected as one exploratory family
+sensitivity   the primary metric by other methods, each with its own estimand
+novelty       the effect by day since exposure, at the planned end
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from experiments_dagster.config.experiment import EffectPrior
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.summaries import Summaries
+from experiments_dagster.frames.unit_frames import Frames
+from experiments_dagster.looks.contrasts import (
+    Inputs,
+    Mask,
+    MetricRows,
+    compare_arm,
+    metric_rows,
+    treated,
+)
+from experiments_dagster.looks.estimates import (
+    Estimates,
+    contrast_rows,
+    corrected,
+    estimate_row,
+)
+from experiments_dagster.looks.records import Effect, Novelty, SegmentLevel, SegmentTest, Trust
+from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.heterogeneity import SegmentEffect, segment_heterogeneity
+from experiments_dagster.stats.methods.moments.mean import compare_means
+from experiments_dagster.stats.methods.units.bootstrap import compare_by_bootstrap
+from experiments_dagster.stats.methods.units.covariates import text_labels
+from experiments_dagster.stats.methods.units.mann_whitney import compare_ranks
+from experiments_dagster.stats.methods.units.permutation import permutation_test
+from experiments_dagster.stats.methods.units.transforms import compare_log_means
+from experiments_dagster.stats.methods.units.trimmed import compare_trimmed
+from experiments_dagster.stats.moments import ArmMoments
+from experiments_dagster.stats.novelty import daily_effects, novelty_test
+from experiments_dagster.stats.records import Estimate
+from experiments_dagster.stats.shrinkage import shrunk_estimate
+from experiments_dagster.stats.trust import (
+    PRIOR_BAND,
+    TWYMAN_RATIO,
+    false_positive_risk,
+    is_inconclusive,
+    twyman_ratio,
+)
+
+Vector = NDArray[np.float64]
+SEED = 20260105  # resampling is the same at every look and every reproduction
+PERMUTATIONS = 1999
+MAX_LEVELS = 50  # levels of one segment that are shown; a finer split is not a segment
+
+
+def trust_rows(experiment: Experiment, estimates: Estimates) -> list[Trust]:
+    """The trust numbers of every success metric and arm whose lift is estimable."""
+    prior = experiment.plan.prior
+    name = "declared" if prior is not None else "default"
+    prior = prior or EffectPrior()
+    band = PRIOR_BAND if prior.share_true is None else (prior.share_true, prior.share_true)
+    rows = []
+    for metric in experiment.success_metrics:
+        for arm in experiment.treatments:
+            result = estimates.results.get((metric.name, arm))
+            lift = result.deciding.relative if result is not None else None
+            if lift is None:
+                continue
+            risks = [
+                false_positive_risk(
+                    experiment.alpha_per_hypothesis, experiment.plan.power, share, sides=2
+                )
+                for share in band
+            ]
+            shrunk = shrunk_estimate(lift.estimate, lift.std_error, prior.lift_sd**2)
+            ratio = twyman_ratio(lift.estimate, lift.std_error, prior.lift_sd)
+            rows.append(
+                Trust(
+                    metric=metric.name,
+                    arm=arm,
+                    prior=name,
+                    prior_sd=prior.lift_sd,
+                    twyman_ratio=ratio,
+                    is_suspicious=ratio > TWYMAN_RATIO,
+                    false_positive_risk_low=min(risks),
+                    false_positive_risk_high=max(risks),
+                    shrunk_estimate=shrunk.estimate,
+                    shrunk_std_error=shrunk.posterior_sd,
+                    is_underpowered=is_inconclusive(lift.ci_low, lift.ci_high, experiment.plan.mde),
+                )
+            )
+    return rows
+
+
+def segment_rows(
+    experiment: Experiment, inputs: Inputs, *, cap: float | None
+) -> tuple[list[Effect], list[SegmentTest]]:
+    """The deciding effect on the primary metric by level of every segment.
+
+    P-values are corrected over all segments, levels and arms: BH within one segment, whose levels
+    share no unit, BY over several, which overlap.
+    """
+    if isinstance(inputs, Summaries) or not experiment.segments:
+        return [], []
+    try:
+        rows = metric_rows(experiment.primary, inputs, cap=cap)
+    except EstimationError:
+        return [], []
+    effects: list[Effect] = []
+    tests: list[SegmentTest] = []
+    for segment in experiment.segments:
+        labels = pl.Series("_level", text_labels(rows.frame[f"segment_{segment}"].to_list()))
+        labelled = replace(rows, frame=rows.frame.with_columns(labels))
+        by_size = labels.value_counts(sort=True)["_level"].head(MAX_LEVELS)
+        for arm in experiment.treatments:
+            found, test = _by_level(experiment, labelled, arm, segment, sorted(by_size))
+            effects += found
+            tests.append(test)
+    members = [
+        index
+        for index, row in enumerate(effects)
+        if row.p_value is not None and not row.is_relative
+    ]
+    correction = "bh" if len(experiment.segments) == 1 else "by"
+    planned = sum(not row.is_relative for row in effects)
+    return corrected(effects, members, planned=planned, correction=correction), tests
+
+
+def _by_level(
+    experiment: Experiment, rows: MetricRows, arm: str, segment: str, levels: list[str]
+) -> tuple[list[Effect], SegmentTest]:
+    """The effect in each level of a segment, and how far it is from that in the rest."""
+    shared: dict[str, Any] = {
+        "metric": rows.metric.name,
+        "role": "primary",
+        "arm": arm,
+        "control": experiment.control,
+        "is_adjusted": experiment.adjusts,
+        "segment": segment,
+    }
+    effects: list[Effect] = []
+    compared = []
+    for level in levels:
+        try:
+            inside = compare_arm(experiment, rows.where(pl.col("_level") == level), arm).deciding
+        except EstimationError as error:
+            effects.append(
+                Effect(
+                    **shared,
+                    level=level,
+                    estimand="difference",
+                    method=experiment.plan.estimator.kind,
+                    status="not_estimable",
+                    reason=error.code,
+                )
+            )
+            compared.append(SegmentEffect(segment=level, inside=None, rest=None))
+            continue
+        effects += contrast_rows(inside, **shared, level=level)
+        rest = None
+        with contextlib.suppress(EstimationError):
+            rest = compare_arm(experiment, rows.where(pl.col("_level") != level), arm).deciding
+        compared.append(
+            SegmentEffect(
+                segment=level,
+                inside=inside.difference,
+                rest=None if rest is None else rest.difference,
+            )
+        )
+    outcome = segment_heterogeneity(compared)
+    omnibus = outcome.omnibus
+    return effects, SegmentTest(
+        segment=segment,
+        metric=rows.metric.name,
+        arm=arm,
+        q=None if omnibus is None else omnibus.statistic,
+        degrees_of_freedom=None if omnibus is None else omnibus.degrees_of_freedom,
+        p_value=None if omnibus is None else omnibus.p_value,
+        levels=tuple(
+            SegmentLevel(
+                level=test.segment,
+                difference=test.difference,
+                std_error=test.std_error,
+                p_value=test.p_value,
+                p_adjusted=test.adjusted_p_value,
+                reason=test.reason,
+            )
+            for test in outcome.tests
+        ),
+    )
+
+
+def sensitivity_rows(experiment: Experiment, inputs: Inputs, *, cap: float | None) -> list[Effect]:
+    """The primary metric by the plan's other methods, where it is a mean per unit."""
+    metric = experiment.primary
+    if isinstance(inputs, Summaries) or not experiment.plan.sensitivity:
+        return []
+    if metric.is_ratio or metric.of_events:
+        return []
+    try:
+        rows = metric_rows(metric, inputs, cap=cap)
+    except EstimationError:
+        return []
+    effects = []
+    for method in experiment.plan.sensitivity:
+        for arm in experiment.treatments:
+            shared: dict[str, Any] = {
+                "metric": metric.name,
+                "role": "primary",
+                "arm": arm,
+                "control": experiment.control,
+                "is_adjusted": False,
+            }
+            try:
+                pair = rows.pair(experiment.control, arm)
+                estimate = _SENSITIVITY[method](
+                    pair, treated(pair.frame, arm), experiment.plan.alpha
+                )
+                effects.append(estimate_row(estimate, **shared))
+            except EstimationError as error:
+                effects.append(
+                    Effect(
+                        **shared,
+                        estimand="difference",
+                        method=method,
+                        status="not_estimable",
+                        reason=error.code,
+                    )
+                )
+    return effects
+
+
+def _log(pair: MetricRows, is_treated: Mask, alpha: float) -> Estimate:
+    outcome = pair.outcomes()[0]
+    return compare_log_means(outcome, is_treated, alpha=alpha).contrast.difference
+
+
+def _trimmed(pair: MetricRows, is_treated: Mask, alpha: float) -> Estimate:
+    return compare_trimmed(pair.outcomes()[0], is_treated, alpha=alpha)
+
+
+def _ranks(pair: MetricRows, is_treated: Mask, alpha: float) -> Estimate:
+    return compare_ranks(pair.outcomes()[0], is_treated, alpha=alpha)
+
+
+def _bootstrap(pair: MetricRows, is_treated: Mask, alpha: float) -> Estimate:
+    return compare_by_bootstrap(
+        pair.outcomes()[0], is_treated, alpha=alpha, seed=SEED, scheme="buckets"
+    ).difference
+
+
+def _permutation(pair: MetricRows, is_treated: Mask, alpha: float) -> Estimate:
+    """The randomisation p-value beside Welch's interval, which is another test's."""
+    outcome = pair.outcomes()[0]
+    result = permutation_test(outcome, is_treated, replicates=PERMUTATIONS, seed=SEED)
+    arms = (ArmMoments.from_arrays(y=outcome[rows]) for rows in (~is_treated, is_treated))
+    return replace(
+        compare_means(*arms, alpha=alpha).difference,
+        inference="randomization",
+        method="permutation",
+        p_value=result.p_value,
+        interval="welch",
+    )
+
+
+_SENSITIVITY: dict[str, Callable[[MetricRows, Mask, float], Estimate]] = {
+    "log1p": _log,
+    "trimmed": _trimmed,
+    "mann_whitney": _ranks,
+    "bootstrap": _bootstrap,
+    "permutation": _permutation,
+}
+
+
+def novelty_rows(experiment: Experiment, inputs: Inputs) -> list[Novelty]:
+    """The trend of the primary effect over days since exposure, where the frames have days."""
+    if not isinstance(inputs, Frames) or inputs.days is None:
+        return []
+    rows = []
+    for arm in experiment.treatments:
+        pair = inputs.days.filter(pl.col("arm").is_in([experiment.control, arm]))
+        names = [name for name in pair.columns if name.startswith("day_")]
+        try:
+            daily = daily_effects(pair.select(names).to_numpy(), treated(pair, arm))
+            trend = novelty_test(daily.effects, daily.covariance)
+        except EstimationError:
+            continue
+        rows.append(
+            Novelty(
+                metric=experiment.primary.name,
+                arm=arm,
+                days=tuple(range(experiment.primary.start_day, experiment.primary.end_day)),
+                effects=tuple(map(float, daily.effects)),
+                std_errors=tuple(map(float, np.sqrt(np.diag(daily.covariance)))),
+                slope=trend.slope,
+                slope_std_error=trend.std_error,
+                slope_p_value=trend.p_value,
+                early=trend.early,
+                late=trend.late,
+                contrast_p_value=trend.contrast_p_value,
+                is_flagged=trend.is_flagged,
+            )
+        )
+    return rows
