@@ -29,7 +29,8 @@ from experiments_dagster.looks.records import Look
 from experiments_dagster.looks.take import open_ledger, recorded_looks, take_look
 from experiments_dagster.simulate.asos import ALPHA, MDE, METRICS, SOURCE, Asos, write_project
 from experiments_dagster.simulate.incoming import write_incoming
-from experiments_dagster.stats.design.sample_ratio import BLOCK_P, chi_square
+from experiments_dagster.stats.design.sample_ratio import BLOCK_P, MIN_DEVIATION, chi_square
+from experiments_dagster.stats.intervals import upper_quantile
 from experiments_dagster.stats.sequential.boundaries import next_boundary
 from experiments_dagster.stats.sequential.confidence_sequence import (
     confidence_sequence,
@@ -251,27 +252,35 @@ def _drift(n_looks: int) -> float:
 
 
 def _is_called_by_plan(looks: list[tuple[float, float]], planned: float) -> bool:
-    """Walk the looks by O'Brien-Fleming spending until a boundary is crossed or alpha is spent."""
-    stored: list[tuple[float, float | None]] = []
-    spent = 0.0
-    for number, (z, information) in enumerate(looks, start=1):
-        fraction = information / planned
+    """Walk the looks by O'Brien-Fleming spending until a boundary is crossed or alpha is spent.
+
+    No boundary lies below the critical value of a single test at the whole of alpha, so that the
+    walk may end at the last look that reaches it.
+    """
+    single = upper_quantile(ALPHA / 2)
+    n_walked = max((k for k, (z, _) in enumerate(looks, start=1) if abs(z) >= single), default=0)
+    stored: list[tuple[float, float]] = []
+    newest, spent = 0.0, 0.0
+    for number, (z, information) in enumerate(looks[:n_walked], start=1):
+        if information <= newest:
+            continue  # nothing new is known, and nothing is spent
+        fraction, newest = information / planned, information
         is_last = fraction >= 1 or number == len(looks)
         allowed = ALPHA if is_last else cumulative_alpha("obrien_fleming", fraction, alpha=ALPHA)
-        if stored and information <= stored[-1][0]:
-            continue  # nothing new is known, and nothing is spent
         boundary = next_boundary(
             [(earlier / information, critical) for earlier, critical in stored],
             t=1.0,
             cumulative_alpha_now=max(allowed, spent),
             alpha_spent=spent,
         )
-        if boundary.critical_value is not None and abs(z) >= boundary.critical_value:
-            return True
+        spent = boundary.alpha_spent
+        # A look that cannot stop leaves the walk as it was.
+        if boundary.critical_value is not None:
+            if abs(z) >= boundary.critical_value:
+                return True
+            stored.append((information, boundary.critical_value))
         if fraction >= 1:
             return False
-        stored.append((information, boundary.critical_value))
-        spent = boundary.alpha_spent
     return False
 
 
@@ -292,17 +301,23 @@ def _show(document: dict[str, Any]) -> None:
         table.add_row(row["rule"], row["looks"], f"{row['alpha']:.4g}", str(row["called"]))
     out.print(table)
     out.print()
-    verdicts = ", ".join(f"{name} {n}" for name, n in document["verdicts"].items())
-    for line in (
-        f"verdicts of {document['experiments']} experiments: {verdicts}",
-        f"sample ratio: {document['sample_ratio_p_below_0.001']} experiments have a chi-square "
-        "p < 0.001; those off by more than 0.1 point are INVALID",
-        f"{document['rows']} rows, of which {document['rows_dropped']} without a variance were "
-        f"dropped; {document['looks']} looks recorded",
-        f"An experiment has alpha {document['alpha_per_experiment']:g} over its {len(METRICS)} "
-        f"metrics and is planned for an effect of {document['mde']:.0%}; it ends when it knows "
-        "enough for that. Alone, a series has all of alpha, as in the naive rules.",
-        "The metrics are open-ended, so that the sequential rule rests on the declared assumption "
-        "of independent increments.",
-    ):
+    for line in _remarks(document):
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _remarks(document: dict[str, Any]) -> list[str]:
+    verdicts = ", ".join(f"{name} {n}" for name, n in document["verdicts"].items())
+    mismatches, dropped = document["sample_ratio_p_below_0.001"], document["rows_dropped"]
+    alpha, mde = document["alpha_per_experiment"], document["mde"]
+    return [
+        f"verdicts of {document['experiments']} experiments: {verdicts}",
+        f"sample ratio: chi-square p < {BLOCK_P:g} in {mismatches} experiments; those off by more "
+        f"than {MIN_DEVIATION:.1%} of the units are INVALID",
+        f"{document['rows']} rows, {dropped} of them dropped for want of a variance; "
+        f"{document['looks']} looks recorded",
+        f"As recorded, an experiment shares alpha {alpha:g} among its {len(METRICS)} metrics. It is "
+        f"planned for an effect of {mde:.0%} and ends when it knows enough for that. Alone, a "
+        f"series has the whole of {alpha:g}, as in the naive rules.",
+        "The metrics are open-ended: the sequential rule rests on the declared assumption that "
+        "increments are independent.",
+    ]

@@ -2,7 +2,8 @@
 
 A *measure* is what the pass over raw events adds up per unit and day; a metric turns one or two
 measures over a window into one number per unit. Windows are whole days after the unit's own
-first exposure and count only units whose whole window is observed (complete cohorts).
+first exposure and count only units whose whole window is observed (complete cohorts), unless the
+metric is open-ended: then every unit counts with what has been seen of its window so far.
 
 A metric of kind `summary` reads no events: its moments per arm arrive aggregated.
 """
@@ -70,19 +71,23 @@ class _MetricSpec(_MetricBase):
     window_days: Days
 
 
-class MeanMetric(_MetricSpec, _Part):
+class _WindowSpec(_MetricSpec):
+    cohorts: Literal["complete", "open_ended"] = "complete"
+
+
+class MeanMetric(_WindowSpec, _Part):
     """Sum of event values per unit over the window; 0 for a unit without events."""
 
     kind: Literal["mean"]
 
 
-class CountMetric(_MetricSpec, _Part):
+class CountMetric(_WindowSpec, _Part):
     """Number of events per unit over the window."""
 
     kind: Literal["count"]
 
 
-class ProportionMetric(_MetricSpec, _Part):
+class ProportionMetric(_WindowSpec, _Part):
     """1 for a unit with at least one event in the window, else 0."""
 
     kind: Literal["proportion"]
@@ -95,7 +100,7 @@ class RetentionMetric(_MetricSpec, _Part):
     start_day: Days
 
 
-class RatioMetric(_MetricSpec):
+class RatioMetric(_WindowSpec):
     """Sum of numerators over sum of denominators, both per unit over the same window."""
 
     kind: Literal["ratio"]
@@ -188,6 +193,11 @@ class Metric(Spec):
         return self.start_day + self.window_days
 
     @property
+    def maturity_days(self) -> int:
+        """Days after exposure when a unit begins to count."""
+        return 0 if self.is_open_ended else self.end_day
+
+    @property
     def columns(self) -> tuple[tuple[str, Measure], ...]:
         """Frame columns of the outcome and the measure behind each."""
         names: tuple[str, ...] = () if self.is_summary else (self.name,)
@@ -253,4 +263,5 @@ def resolve_metric(name: str, spec: MetricSpec, default_source: str) -> Metric:
         display_unit=spec.display_unit,
         quantile=spec.quantile if isinstance(spec, QuantileMetric) else None,
         of_events=isinstance(spec, QuantileMetric) and spec.of == "events",
+        is_open_ended=isinstance(spec, _WindowSpec) and spec.cohorts == "open_ended",
     )

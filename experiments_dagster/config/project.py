@@ -353,6 +353,9 @@ def _plan_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location
         rules.append((("plan", "looks", "design", "futility"), rule))
     if kind == "post_stratified" and not spec.stratify_by:
         rules.append((("plan", "estimator"), "post_stratified needs `stratify_by`"))
+    if spec.plan.cluster is not None and any(metric.is_open_ended for metric in used):
+        rule = "clustered randomisation needs metrics over complete cohorts"
+        rules.append((("plan", "cluster"), rule))
     if spec.plan.cluster is not None and kind != "unadjusted":
         rule = "clustered randomisation needs `estimator: {kind: unadjusted}`"
         rules.append((("plan", "cluster"), rule))

@@ -117,7 +117,7 @@ class Experiment(Spec):
         if looks.first is not None:
             return looks.first
         step = dt.timedelta(days=STEP_DAYS.get(looks.schedule, 1))
-        window = dt.timedelta(days=self.primary.end_day)
+        window = dt.timedelta(days=self.primary.maturity_days)
         start = self.starts_at.astimezone(zone).date()
         if not isinstance(looks.design, GroupSequential) or looks.schedule == "information":
             return start + window + step
@@ -133,14 +133,14 @@ class Experiment(Spec):
         if planned:
             return planned[-1]
         end = self.ends_at.astimezone(ZoneInfo(self.timezone)).date()
-        return end + dt.timedelta(days=self.primary.end_day)
+        return end + dt.timedelta(days=self.primary.maturity_days)
 
     def shows_novelty(self, as_of: dt.datetime) -> bool:
         """Whether a look estimates the effect by day since exposure: at the planned end only.
 
         The primary metric must add up over at least `MIN_NOVELTY_DAYS` days.
         """
-        adds_up = self.primary.kind in ("mean", "count")
+        adds_up = self.primary.kind in ("mean", "count") and not self.primary.is_open_ended
         is_long = self.primary.window_days >= MIN_NOVELTY_DAYS
         day = as_of.astimezone(ZoneInfo(self.timezone)).date()
         return adds_up and is_long and day >= self.last_look()

@@ -31,12 +31,26 @@ ANY_EVENT = "n_events"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTotal:
-    """One column of a unit frame: a measure's total over days relative to first exposure."""
+    """One column of a unit frame: a measure's total over days relative to first exposure.
+
+    An open window ends at `until` where that comes before its last day.
+    """
 
     name: str
     measure: str
     start_day: int
     end_day: int
+    until: dt.datetime | None = None
+
+    @property
+    def low(self) -> str:
+        """The column that holds the window's start."""
+        return _limit(self.start_day)
+
+    @property
+    def high(self) -> str:
+        """The column that holds the window's end."""
+        return _limit(self.end_day) + ("" if self.until is None else "_open")
 
 
 def with_text_columns(frame: Frame, names: Iterable[str]) -> Frame:
@@ -130,23 +144,19 @@ def window_totals(
         events: `measured_events` of the same batches.
         totals: What to add up over which days.
     """
-    windows = sorted({(total.start_day, total.end_day) for total in totals})
     # Limits once per unit, not once per event: interval arithmetic costs more than the join.
+    limits = {
+        **{total.low: (total.start_day, None) for total in totals},
+        **{total.high: (total.end_day, total.until) for total in totals},
+    }
     who = exposures.select(
-        "unit",
-        *(
-            nw.col("exposed_at").dt.offset_by(f"{day}d").alias(_limit(day))
-            for day in sorted({day for window in windows for day in window})
-        ),
+        "unit", *(_instant(day, until).alias(name) for name, (day, until) in sorted(limits.items()))
     )
     whole_days = days.join(who, on="unit", how="inner").select(
         "unit", *(_amount(total, _whole_day_inside(total)) for total in totals)
     )
     cut_days = events.join(who, on="unit", how="inner").filter(
-        nw.any_horizontal(
-            *(_cut(day) for day in sorted({day for window in windows for day in window})),
-            ignore_nulls=True,
-        )
+        nw.any_horizontal(*(_cut(name) for name in sorted(limits)), ignore_nulls=True)
     )
     single_events = cut_days.select(
         "unit",
@@ -169,6 +179,14 @@ def window_totals(
     )
 
 
+def _instant(day: int, until: dt.datetime | None) -> nw.Expr:
+    """exposed_at plus some days, but no later than `until`."""
+    instant = nw.col("exposed_at").dt.offset_by(f"{day}d")
+    if until is None:
+        return instant
+    return nw.when(instant > until).then(nw.lit(until)).otherwise(instant)
+
+
 def _limit(day: int) -> str:
     """The column that holds exposed_at plus some days."""
     return f"_limit_{day}" if day >= 0 else f"_limit_minus_{-day}"
@@ -179,18 +197,18 @@ def _amount(total: WindowTotal, inside: nw.Expr) -> nw.Expr:
 
 
 def _whole_day_inside(total: WindowTotal) -> nw.Expr:
-    low, high = nw.col(_limit(total.start_day)), nw.col(_limit(total.end_day))
+    low, high = nw.col(total.low), nw.col(total.high)
     return (nw.col("day_start") >= low) & (nw.col("day_end") <= high)
 
 
 def _event_inside(total: WindowTotal) -> nw.Expr:
-    low, high = nw.col(_limit(total.start_day)), nw.col(_limit(total.end_day))
+    low, high = nw.col(total.low), nw.col(total.high)
     return (nw.col("occurred_at") >= low) & (nw.col("occurred_at") < high)
 
 
-def _cut(day: int) -> nw.Expr:
+def _cut(name: str) -> nw.Expr:
     """Whether a window limit lies inside the event's local day."""
-    limit = nw.col(_limit(day))
+    limit = nw.col(name)
     return (nw.col("day_start") < limit) & (limit < nw.col("day_end"))
 
 
@@ -235,6 +253,7 @@ def metric_totals(
     *,
     cap_basis: Metric | None = None,
     with_lags: bool = False,
+    horizon: dt.datetime | None = None,
 ) -> list[WindowTotal]:
     """The window totals that a set of metrics needs: outcomes and pre-period covariates.
 
@@ -245,6 +264,7 @@ def metric_totals(
             as its outcome's; adds the column `cap_basis_<metric>`.
         with_lags: Add `lag_<metric>`, the total of the covariate window's length before it, from
             which predictions are trained.
+        horizon: Where open-ended windows end, naive UTC.
     """
     totals = []
     for metric in metrics:
@@ -255,6 +275,7 @@ def metric_totals(
                     measure=measure.key,
                     start_day=metric.start_day,
                     end_day=metric.end_day,
+                    until=horizon if metric.is_open_ended else None,
                 )
             )
             totals.append(
@@ -285,14 +306,14 @@ def metric_totals(
 
 
 def unit_frame(totals: Frame, metrics: Sequence[Metric], horizon: dt.datetime) -> Frame:
-    """Outcomes per unit: null until the unit's window is closed, 0/1 for indicators.
+    """Outcomes per unit: null until the unit counts, 0/1 for indicators.
 
     Adds `is_pre_missing` (nothing at all of these metrics in the covariate window: a function of
     the plan alone). Indicator covariates stay counts: how often is a better predictor than whether.
     """
     columns = []
     for metric in metrics:
-        mature = nw.col("exposed_at").dt.offset_by(f"{metric.end_day}d") <= horizon
+        mature = nw.col("exposed_at").dt.offset_by(f"{metric.maturity_days}d") <= horizon
         for name, _ in metric.columns:
             value = nw.col(name)
             if metric.is_indicator:

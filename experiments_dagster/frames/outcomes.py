@@ -84,6 +84,7 @@ def outcome_rows(
                 experiment.plan.estimator.covariate_days,
                 cap_basis=cap_basis_of(experiment) if experiment.primary in metrics else None,
                 with_lags=experiment.predicts,
+                horizon=tables.horizon(source),
             ),
         )
         columns = unit_frame(totals, metrics, tables.horizon(source))

@@ -95,4 +95,4 @@ def next_look(experiment: Experiment, recorded: Sequence[Look], day: dt.date) ->
 
 def _end_of_windows(experiment: Experiment) -> dt.date:
     end = experiment.ends_at.astimezone(ZoneInfo(experiment.timezone)).date()
-    return end + dt.timedelta(days=experiment.primary.end_day)
+    return end + dt.timedelta(days=experiment.primary.maturity_days)

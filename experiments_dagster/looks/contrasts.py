@@ -49,14 +49,16 @@ class MetricResult:
     """The contrasts of one metric and arm; `deciding` is the one the plan names.
 
     `scores` are the influence scores of the deciding difference, one per unit, where there are
-    units.
+    units, and `units` and `is_treated` say whose they are.
     """
 
     metric: Metric
     arm: str
     plain: Contrast
     adjusted: AdjustedContrast | None
-    scores: Vector | None
+    scores: Vector | None = None
+    units: NDArray[np.str_] | None = None
+    is_treated: Mask | None = None
 
     @property
     def deciding(self) -> Contrast:
@@ -133,7 +135,35 @@ def compare_arm(experiment: Experiment, rows: MetricRows, arm: str) -> MetricRes
     if experiment.adjusts:
         adjusted = _adjusted(experiment, rows, pair, is_treated, scored)
         scores = adjusted.scores
-    return MetricResult(metric=rows.metric, arm=arm, plain=plain, adjusted=adjusted, scores=scores)
+    if not rows.metric.is_open_ended:
+        return MetricResult(
+            metric=rows.metric, arm=arm, plain=plain, adjusted=adjusted, scores=scores
+        )
+    if scores is None:
+        scores = _difference_scores(pair.outcomes(), is_treated)
+    return MetricResult(
+        metric=rows.metric,
+        arm=arm,
+        plain=plain,
+        adjusted=adjusted,
+        scores=scores,
+        units=pair.frame["unit"].to_numpy().astype(np.str_),
+        is_treated=is_treated,
+    )
+
+
+def _difference_scores(outcomes: list[Vector], is_treated: Mask) -> Vector:
+    """Influence scores of a difference of means, or of ratios of totals (METHODS section 0)."""
+    scores = np.empty(len(is_treated))
+    for of_arm, sign in ((~is_treated, -1.0), (is_treated, 1.0)):
+        values = [outcome[of_arm] for outcome in outcomes]
+        n = len(values[0])
+        if len(values) > 1:
+            linear = (values[0] - values[0].sum() / values[1].sum() * values[1]) / values[1].mean()
+        else:
+            linear = values[0] - values[0].mean()
+        scores[of_arm] = sign * linear / np.sqrt(n * (n - 1.0))
+    return scores
 
 
 def compare_summaries(

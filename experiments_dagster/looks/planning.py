@@ -162,9 +162,9 @@ def plan_report(experiment: Experiment, history: History) -> PlanReport:
         duration=duration_days(
             [float(n) for n in history.accrual],
             n_needed,
-            experiment.primary.end_day,
+            experiment.primary.maturity_days,
             buffer=1.0,
-            max_runtime=max(MAX_RUNTIME, days + experiment.primary.end_day),
+            max_runtime=max(MAX_RUNTIME, days + experiment.primary.maturity_days),
             mde_of=detectable,
         ),
         reachable=detectable(n_expected),
@@ -265,7 +265,7 @@ def _calendar(
     enrolment = (experiment.ends_at - experiment.starts_at).days
     looks: list[tuple[dt.date, float, float]] = []
     for date in dates:
-        days = min((date - start).days - experiment.primary.end_day, enrolment)
+        days = min((date - start).days - experiment.primary.maturity_days, enrolment)
         units = units_by(history.accrual, days)
         fraction = min(units / n_needed, 1.0)
         before = looks[-1][2] if looks else 0.0

@@ -236,7 +236,8 @@ class Look(_Record):
     """Everything that was seen at one look, and how to see it again.
 
     `look` is the ledger's number, None for an unplanned peek. `planned_index` counts planned
-    looks, skipped ones included.
+    looks, skipped ones included. `scores` is the hash of the file that keeps the influence scores
+    of open-ended metrics.
     """
 
     experiment: str
@@ -268,6 +269,7 @@ class Look(_Record):
     deterioration: tuple[Boundary, ...] = ()
     trust: tuple[Trust, ...] = ()
     novelty: tuple[Novelty, ...] = ()
+    scores: str | None = None
     decisions: tuple[ArmDecision, ...]
     arm: str
     verdict: str

@@ -20,7 +20,7 @@ from experiments_dagster.storage.manifest import Manifest
 RELATIVE_TOLERANCE = 1e-12
 LOOK_ID = re.compile(r"^(?P<slug>[a-z0-9][a-z0-9_-]*)\.(?P<phase>\d+)\.(?P<look>\d+)$")
 # What tells how, not what: a new program version must give the same numbers.
-NOT_COMPARED = ("code_version", "frames")
+NOT_COMPARED = ("code_version", "frames", "scores")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def reproduce(project: Project, manifest: Manifest, look_id: str) -> Reproductio
         as_of=dt.datetime.fromisoformat(seen.as_of),
         publish=False,
     )
-    again = recompute(experiment, frames, looks[: number - 1], seen)
+    again = recompute(manifest.layout, experiment, frames, looks[: number - 1], seen)
     again = again.model_copy(update={"plan_hash": seen.plan_hash})
     found: list[str] = []
     # As it was recorded: what a look did not hold then cannot have changed since.

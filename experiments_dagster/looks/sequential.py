@@ -5,16 +5,16 @@ which the first estimable look fixes without regard to the effect. The joint law
 depends only on ratios of observed information, so each hypothesis is walked on its own observed
 information, whatever was planned (Lan & DeMets 1989). Stored boundaries are never recomputed.
 
-Each success metric and arm has its share of alpha. Guardrails have their own one-sided boundary at
-full alpha, spent by the primary's fraction: intersection-union frees them from a split across
-guardrails, not from a correction over looks. Deterioration of any of these metrics is watched by
-one-sided confidence sequences at a level of their own, so that safety takes nothing from success.
+The increments of an open-ended metric are not independent: its looks are linked by the scores that
+each of them kept. Each success metric and arm has its share of alpha. Guardrails have their own
+one-sided boundary at full alpha, spent by the primary's fraction: intersection-union frees them
+from a split across guardrails, not from a correction over looks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from experiments_dagster.config.experiment import (
@@ -32,16 +32,23 @@ from experiments_dagster.looks.records import (
     Look,
     is_finished,
 )
+from experiments_dagster.looks.scores import ScoreBook, looks_with, present_scores
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
 from experiments_dagster.stats.records import Contrast, Estimate
-from experiments_dagster.stats.sequential.boundaries import next_boundary
+from experiments_dagster.stats.sequential.boundaries import LookBoundary, next_boundary
 from experiments_dagster.stats.sequential.confidence_sequence import (
     confidence_sequence,
     tuning_information,
 )
 from experiments_dagster.stats.sequential.e_values import normal_equivalent
 from experiments_dagster.stats.sequential.futility import futility_design, next_futility_bound
+from experiments_dagster.stats.sequential.longitudinal import (
+    LongitudinalBoundary,
+    longitudinal_boundary,
+    score_products,
+    spending_fraction,
+)
 from experiments_dagster.stats.sequential.power import planned_information
 from experiments_dagster.stats.sequential.spending import (
     Sides,
@@ -52,11 +59,15 @@ from experiments_dagster.stats.sequential.spending import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What a hypothesis may have spent, in total and before this look."""
+    """What a hypothesis may have spent, in total and before this look.
+
+    `scheduled` is the planned share of the looks so far, where information does not grow.
+    """
 
     alpha: float
     fraction: float
     is_last: bool
+    scheduled: float = 1.0
 
 
 def freeze(experiment: Experiment, *, baseline: float, cap: float | None) -> Frozen:
@@ -131,9 +142,23 @@ def boundaries(
     earlier: Sequence[Look],
     *,
     is_planned_end: bool,
+    planned_index: int = 1,
+    scores: ScoreBook | None = None,
 ) -> list[Boundary]:
-    """The success and guardrail hypotheses of every arm at this look."""
+    """The success and guardrail hypotheses of every arm at this look.
+
+    Args:
+        experiment: The plan.
+        estimates: The contrasts of this look.
+        frozen: Planned information.
+        earlier: The looks recorded before.
+        is_planned_end: Whether all that is left of alpha may be spent.
+        planned_index: Number of this look in the plan.
+        scores: The scores of earlier looks, for open-ended metrics.
+    """
     design = experiment.plan.looks.design
+    scores = scores or ScoreBook()
+    planned = design.planned if isinstance(design, GroupSequential) else planned_index
     rows = []
     for arm in experiment.treatments:
         primary = estimates.results.get((experiment.primary.name, arm))
@@ -141,18 +166,19 @@ def boundaries(
             continue
         fraction = information_fraction(primary, frozen)
         spending = Spending(
-            alpha=experiment.alpha_per_hypothesis, fraction=fraction, is_last=is_planned_end
+            alpha=experiment.alpha_per_hypothesis,
+            fraction=fraction,
+            is_last=is_planned_end,
+            scheduled=min(planned_index / planned, 1.0),
         )
         if isinstance(design, GroupSequential):
-            rows += _successes(experiment, arm, estimates, spending, design, earlier)
+            rows += _successes(experiment, arm, estimates, spending, design, earlier, scores)
         for guardrail, metric in experiment.guardrails:
             result = estimates.results.get((metric.name, arm))
             if result is None:
                 continue
-            spending = Spending(
-                alpha=experiment.plan.alpha, fraction=fraction, is_last=is_planned_end
-            )
-            limit = _guardrail(guardrail, result, spending, design, earlier)
+            full = replace(spending, alpha=experiment.plan.alpha)
+            limit = _guardrail(guardrail, result, full, design, earlier, scores)
             if limit is not None:
                 rows.append(limit)
     return rows
@@ -165,6 +191,7 @@ def _successes(
     spending: Spending,
     design: GroupSequential,
     earlier: Sequence[Look],
+    scores: ScoreBook,
 ) -> list[Boundary]:
     """The boundary of every success metric of an arm, the primary's with its futility bound."""
     rows = []
@@ -172,7 +199,7 @@ def _successes(
         result = estimates.results.get((metric.name, arm))
         if result is None:
             continue
-        row = _success(result, spending, design, earlier)
+        row = _success(result, spending, design, earlier, scores)
         if metric.name == experiment.primary.name and design.futility is not None:
             row = _with_futility(experiment, row, design, earlier)
         rows.append(row)
@@ -228,10 +255,12 @@ def _success(
     spending: Spending,
     design: GroupSequential,
     earlier: Sequence[Look],
+    scores: ScoreBook,
 ) -> Boundary:
     contrast = result.deciding
     statistic = sign_of(result.metric) * normal_score(contrast.difference)
-    row = _boundary(result, "success", contrast, statistic, spending, design, earlier, sides=2)
+    clock = _Clock(earlier=earlier, scores=scores)
+    row = _boundary(result, "success", contrast, statistic, spending, design, clock, sides=2)
     shown = contrast.relative or contrast.difference
     return row.model_copy(
         update={
@@ -247,6 +276,7 @@ def _guardrail(
     spending: Spending,
     design: LookDesign,
     earlier: Sequence[Look],
+    scores: ScoreBook,
 ) -> Boundary | None:
     contrast = result.deciding
     try:
@@ -260,8 +290,14 @@ def _guardrail(
     except EstimationError:
         return None
     if isinstance(design, GroupSequential):
+        signed = guardrail.margin * sign_of(result.metric)
+        clock = _Clock(
+            earlier=earlier,
+            scores=scores,
+            control_weight=1.0 if guardrail.absolute else 1 - signed,
+        )
         row = _boundary(
-            result, "guardrail", contrast, test.statistic, spending, design, earlier, sides=1
+            result, "guardrail", contrast, test.statistic, spending, design, clock, sides=1
         )
     else:
         row = _anytime_guardrail(result, contrast, test.statistic, spending, earlier)
@@ -272,6 +308,19 @@ def _guardrail(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clock:
+    """The looks behind a hypothesis, and the scores that link them where it is open-ended.
+
+    `control_weight` is the factor of the control units' scores in the hypothesis: 1 for a
+    difference, 1 - margin for a relative margin (METHODS 2.10).
+    """
+
+    earlier: Sequence[Look]
+    scores: ScoreBook
+    control_weight: float = 1.0
+
+
 def _boundary(
     result: MetricResult,
     kind: str,
@@ -279,37 +328,54 @@ def _boundary(
     statistic: float,
     spending: Spending,
     design: GroupSequential,
-    earlier: Sequence[Look],
+    clock: _Clock,
     *,
     sides: Sides,
 ) -> Boundary:
     """The hypothesis' next boundary given its stored ones, and whether it is crossed."""
+    is_linked = result.metric.is_open_ended and result.units is not None
+    looks = looks_with(clock.earlier, result.metric.name, result.arm, kind)
     stored = [
         row
-        for look in earlier
+        for look in looks
         for row in look.boundaries
         if (row.metric, row.arm, row.kind) == (result.metric.name, result.arm, kind)
-        and row.no_stop_reason != "INFORMATION_DECREASED"
+        and (is_linked or row.no_stop_reason != "INFORMATION_DECREASED")
     ]
     information = 1 / contrast.difference.std_error**2
     allowed = spending.alpha
     if spending.fraction < 1 and not spending.is_last:
+        t = spending.fraction
+        if is_linked:
+            t = spending_fraction(
+                [*(row.information for row in stored), information],
+                planned_information=information / spending.fraction,
+                scheduled=spending.scheduled,
+            )
         allowed = cumulative_alpha(
-            design.spending,
-            spending.fraction,
-            alpha=spending.alpha,
-            sides=sides,
-            parameter=design.parameter,
+            design.spending, t, alpha=spending.alpha, sides=sides, parameter=design.parameter
         )
     spent = stored[-1].alpha_spent if stored else 0.0
-    boundary = next_boundary(
-        # On the clock of observed information, scaled so that now is 1.
-        [(row.information / information, row.critical_value) for row in stored],
-        t=1.0,
-        cumulative_alpha_now=max(allowed, spent),
-        alpha_spent=spent,
-        sides=sides,
-    )
+    boundary: LookBoundary | LongitudinalBoundary
+    if is_linked:
+        name, weight = result.metric.name, clock.control_weight
+        linked = [clock.scores.of(look, name, result.arm, control_weight=weight) for look in looks]
+        boundary = longitudinal_boundary(
+            score_products([*linked, present_scores(result, control_weight=weight)], subject=name),
+            [row.critical_value for row in stored],
+            cumulative_alpha_now=max(allowed, spent),
+            alpha_spent=spent,
+            sides=sides,
+        )
+    else:
+        boundary = next_boundary(
+            # On the clock of observed information, scaled so that now is 1.
+            [(row.information / information, row.critical_value) for row in stored],
+            t=1.0,
+            cumulative_alpha_now=max(allowed, spent),
+            alpha_spent=spent,
+            sides=sides,
+        )
     critical = boundary.critical_value
     crossed = "none"
     if critical is not None and abs(statistic) >= critical:

@@ -47,9 +47,11 @@ from experiments_dagster.looks.health import health_checks
 from experiments_dagster.looks.monitors import anytime_intervals, deterioration
 from experiments_dagster.looks.plan import check_plan
 from experiments_dagster.looks.records import ArmDecision, Frozen, Look, is_finished
+from experiments_dagster.looks.scores import ScoreBook, write_scores
 from experiments_dagster.looks.sequential import boundaries, freeze, information_fraction
 from experiments_dagster.stats.errors import REASONS, EstimationError
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
+from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.ledger import Ledger
 from experiments_dagster.storage.manifest import RESTORE_HINT, Manifest
 
@@ -222,7 +224,11 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Inputs) -> LookA
                 },
             }
         )
-        look = _assemble(experiment, frames, estimates, frozen, earlier, reservation["look"], due)
+        book = ScoreBook(manifest.layout)
+        number = reservation["look"]
+        look = _assemble(experiment, frames, estimates, frozen, earlier, number, due, book)
+        kept = write_scores(manifest.layout, look, estimates.results.values())
+        look = look.model_copy(update={"scores": kept})
         ledger.record(look.model_dump(mode="json"))
     logger.info("look=%s verdict=%s", look.look_id, look.verdict)
     return LookAttempt(look=look, is_new=True)
@@ -235,7 +241,7 @@ def waits_for_data(experiment: Experiment, frames: Inputs) -> bool:
     longer than `DATA_GRACE` past that.
     """
     as_of = dt.datetime.fromisoformat(frames.info.as_of)
-    windows_end = experiment.ends_at + dt.timedelta(days=experiment.primary.end_day)
+    windows_end = experiment.ends_at + dt.timedelta(days=experiment.primary.maturity_days)
     needed = min(as_of, windows_end)
     is_behind = dt.datetime.fromisoformat(frames.info.horizon) < needed
     return is_behind and as_of < windows_end + DATA_GRACE
@@ -249,12 +255,19 @@ def preview_look(manifest: Manifest, experiment: Experiment, frames: Inputs) -> 
     return _assemble(experiment, frames, estimates, frozen, earlier, None, None)
 
 
-def recompute(experiment: Experiment, frames: Inputs, earlier: Sequence[Look], seen: Look) -> Look:
+def recompute(
+    layout: Layout,
+    experiment: Experiment,
+    frames: Inputs,
+    earlier: Sequence[Look],
+    seen: Look,
+) -> Look:
     """The look that the same rules give on rebuilt frames: for reproduction and restatement."""
     frozen = _frozen(experiment, frames, earlier)
     estimates = estimate_metrics(experiment, frames, cap=frozen.cap if frozen else None)
     due = DueLook(planned_index=seen.planned_index, is_planned_end=seen.is_planned_end)
-    return _assemble(experiment, frames, estimates, frozen, earlier, seen.look, due)
+    book = ScoreBook(layout)
+    return _assemble(experiment, frames, estimates, frozen, earlier, seen.look, due, book)
 
 
 def present_fraction(experiment: Experiment, frames: Inputs, earlier: Sequence[Look]) -> float:
@@ -307,6 +320,7 @@ def _assemble(
     earlier: Sequence[Look],
     number: int | None,
     due: DueLook | None,
+    scores: ScoreBook | None = None,
 ) -> Look:
     is_end = due is not None and due.is_planned_end
     checks, log_e = health_checks(experiment, frames, earlier, is_planned_end=is_end)
@@ -316,7 +330,15 @@ def _assemble(
     cap = frozen.cap if frozen is not None else None
     if frozen is not None:
         if due is not None:
-            rows = boundaries(experiment, estimates, frozen, earlier, is_planned_end=is_end)
+            rows = boundaries(
+                experiment,
+                estimates,
+                frozen,
+                earlier,
+                is_planned_end=is_end,
+                planned_index=due.planned_index,
+                scores=scores,
+            )
         anytime = anytime_intervals(experiment, estimates, frozen, earlier)
         harm = deterioration(experiment, estimates, frozen, earlier)
     segments, segment_tests = segment_rows(experiment, frames, cap=cap)

@@ -202,7 +202,7 @@ def test_a_recorded_look_is_recomputed_after_later_data_landed(aa):
             aa.project, manifest, aa.trial, cutoff=seen.cutoff,
             as_of=dt.datetime.fromisoformat(seen.as_of), publish=False,
         )  # fmt: skip
-        again = recompute(aa.trial, frames, looks[:k], seen)
+        again = recompute(manifest.layout, aa.trial, frames, looks[:k], seen)
         assert numbers(again) == pytest.approx(numbers(seen), rel=1e-12, abs=0)
         assert (again.verdict, again.frames, again.inputs) == (
             seen.verdict,

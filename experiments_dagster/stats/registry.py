@@ -1,0 +1,491 @@
+"""Every method by name: what it estimates, from what, when it is valid, and what checks it.
+
+The README's table of methods is made from here (`python -m experiments_dagster.stats.registry`) and
+a test holds the two together. `function` is a dotted name, so that listing imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Input = Literal["moments", "units", "events", "counts", "p-values", "looks", "numbers"]
+
+ROOT = "experiments_dagster.stats."
+COLUMNS = ("method", "estimand", "input", "valid", "reference", "verified by")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One row of the table of methods.
+
+    Args:
+        name: What results, configuration or the command line call it.
+        estimand: What the number is.
+        input: What it reads.
+        validity: When its error rates hold.
+        reference: Author and year.
+        verified_by: Reference case as `area/case:keys`, or the independent check.
+        function: Dotted name below `experiments_dagster.stats`.
+    """
+
+    name: str
+    estimand: str
+    input: Input
+    validity: str
+    reference: str
+    verified_by: str
+    function: str
+
+    def resolve(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = (ROOT + self.function).rpartition(".")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+
+
+def _methods(rows: Iterable[tuple[str, str, Input, str, str, str, str]]) -> tuple[Method, ...]:
+    return tuple(
+        Method(
+            name=name,
+            estimand=estimand,
+            input=read,
+            validity=validity,
+            reference=reference,
+            verified_by=verified_by,
+            function=function,
+        )
+        for name, estimand, read, validity, reference, verified_by, function in rows
+    )
+
+
+FIXED = _methods(
+    (
+        (
+            "welch",
+            "difference of means",
+            "moments",
+            "fixed horizon; n per arm above 355 skew²",
+            "Welch 1947",
+            "fixed/cookie_cats:welch_*",
+            "methods.moments.mean.compare_means",
+        ),
+        (
+            "pooled_z",
+            "difference of proportions",
+            "moments",
+            "fixed horizon; 5 expected per cell",
+            "Miettinen & Nurminen 1985; Newcombe 1998",
+            "fixed/cookie_cats:prop_*",
+            "methods.moments.proportion.compare_proportions",
+        ),
+        (
+            "fisher",
+            "odds ratio",
+            "counts",
+            "exact, conservative; up to 1e6 units",
+            "Fisher 1935",
+            "scipy; R fisher.test",
+            "methods.moments.fisher.fisher_exact",
+        ),
+        (
+            "chi-square, Monte Carlo",
+            "independence of arm and outcome",
+            "counts",
+            "fixed horizon; Monte Carlo where cells are sparse",
+            "Pearson 1900",
+            "fixed/hillstrom_half_multiarm:chi2_visit",
+            "methods.moments.fisher.contingency_monte_carlo",
+        ),
+        (
+            "ratio",
+            "difference of ratios of totals",
+            "moments",
+            "large samples",
+            "Deng, Knoblich & Lu 2018",
+            "fixed/cookie_cats:ratio_*",
+            "methods.moments.ratio.compare_ratios",
+        ),
+        (
+            "lift: delta, Fieller",
+            "relative difference",
+            "moments",
+            "large samples; Fieller where the control mean is noisy",
+            "Fieller 1954",
+            "fixed/cookie_cats:rel_lift_*",
+            "relative.relative_estimate",
+        ),
+        (
+            "quantile",
+            "difference of quantiles of units or events",
+            "events",
+            "10 values beyond the quantile per arm; units are the clusters",
+            "Deng et al. 2018; Liu et al. 2019",
+            "cluster bootstrap; calibration",
+            "methods.units.quantile.compare_quantiles",
+        ),
+        (
+            "bootstrap",
+            "difference of means or ratios",
+            "units",
+            "large samples; percentile or t",
+            "Efron & Tibshirani 1993; Chamandy et al. 2012",
+            "fixed/hillstrom_half_mens:welch_visit",
+            "methods.units.bootstrap.compare_by_bootstrap",
+        ),
+        (
+            "mann_whitney",
+            "P(T > C) + P(T = C)/2 - 1/2",
+            "units",
+            "fixed horizon; not a mean",
+            "Mann & Whitney 1947",
+            "fixed/cookie_cats:mw_sum_gamerounds",
+            "methods.units.mann_whitney.compare_ranks",
+        ),
+        (
+            "permutation",
+            "sharp null of no effect on any unit",
+            "units",
+            "exact by the actual mechanism",
+            "Fisher 1935; Chung & Romano 2013",
+            "enumeration; scipy",
+            "methods.units.permutation.permutation_test",
+        ),
+        (
+            "log1p",
+            "difference of means of log(1 + y)",
+            "units",
+            "fixed horizon; never turned back into money",
+            "Welch 1947",
+            "welch on logs",
+            "methods.units.transforms.compare_log_means",
+        ),
+        (
+            "trimmed",
+            "difference of trimmed means",
+            "units",
+            "fixed horizon",
+            "Yuen 1974",
+            "scipy ttest_ind(trim)",
+            "methods.units.trimmed.compare_trimmed",
+        ),
+        (
+            "non_inferiority",
+            "effect against a margin",
+            "moments",
+            "one-sided",
+            "Schuirmann 1987",
+            "shifted Welch test",
+            "methods.moments.non_inferiority.non_inferiority",
+        ),
+        (
+            "equivalence",
+            "effect within a margin (TOST)",
+            "moments",
+            "two one-sided tests",
+            "Schuirmann 1987",
+            "statsmodels ttost_ind",
+            "methods.moments.equivalence.equivalence",
+        ),
+        (
+            "welch_anova",
+            "any difference between several means",
+            "moments",
+            "fixed horizon",
+            "Welch 1951",
+            "statsmodels anova_oneway",
+            "methods.moments.omnibus.welch_anova",
+        ),
+        (
+            "dunnett",
+            "several treatments against one control",
+            "moments",
+            "family-wise",
+            "Dunnett 1955, 1964",
+            "published tables; scipy",
+            "dunnett.compare_with_control",
+        ),
+        (
+            "cells",
+            "means and ratios of many cells at once",
+            "moments",
+            "as the single comparisons",
+            "Welch 1947; Deng et al. 2018",
+            "equal to compare_means, compare_ratios",
+            "cells.compare_mean_cells",
+        ),
+    )
+)
+ADJUSTED = _methods(
+    (
+        (
+            "lin (CUPED)",
+            "difference of means",
+            "units",
+            "large samples; covariates from before exposure",
+            "Lin 2013; MacKinnon & White 1985",
+            "fixed/nsw_experimental:cuped_re78_by_re75",
+            "methods.units.lin.compare_adjusted",
+        ),
+        (
+            "cuped_pooled_theta",
+            "difference of means",
+            "units",
+            "large samples",
+            "Deng, Xu, Kohavi & Walker 2013",
+            "fixed/nsw_experimental:cuped_re78_by_re74",
+            "methods.units.pooled_theta.cuped_pooled_theta",
+        ),
+        (
+            "ratio, adjusted",
+            "difference of ratios of totals",
+            "units",
+            "large samples",
+            "Deng et al. 2023",
+            "equal to lin where D = 1",
+            "methods.units.ratio_adjusted.compare_ratios_adjusted",
+        ),
+        (
+            "augmented",
+            "that of the scores it is given",
+            "units",
+            "large samples; quantiles and ratios alike",
+            "Deng et al. 2023",
+            "equal to lin for means",
+            "methods.units.augmented.augment",
+        ),
+        (
+            "out-of-fold prediction (CUPAC)",
+            "a covariate for lin",
+            "units",
+            "trained on the pre-period alone",
+            "Tang et al. 2020",
+            "dense ridge algebra; calibration",
+            "methods.units.cross_fitted.out_of_fold_predictions",
+        ),
+        (
+            "post_stratified",
+            "difference of means",
+            "units",
+            "strata from before exposure",
+            "Miratrix, Sekhon & Yu 2013",
+            "saturated lin",
+            "methods.units.post_stratified.compare_post_stratified",
+        ),
+        (
+            "clustered",
+            "difference of means or ratios, clusters randomised",
+            "units",
+            "delta from 50 clusters, CR2 below, randomisation below 15",
+            "Bell & McCaffrey 2002; Imbens & Kolesár 2016",
+            "dense CR2; Stata; statsmodels CR1",
+            "methods.units.clustered.compare_clustered",
+        ),
+    )
+)
+SEQUENTIAL = _methods(
+    (
+        (
+            "Lan-DeMets spending",
+            "boundaries at any information",
+            "looks",
+            "planned information, independent increments",
+            "Lan & DeMets 1983",
+            "sequential/bounds_ldof_K5_2s05",
+            "sequential.boundaries.solve_boundaries",
+        ),
+        (
+            "classic designs",
+            "boundaries at given information",
+            "looks",
+            "planned looks",
+            "Pocock 1977; O'Brien & Fleming 1979; Wang & Tsiatis 1987",
+            "sequential/bounds_obf_K5",
+            "sequential.boundaries.design_boundaries",
+        ),
+        (
+            "futility, non-binding",
+            "lower boundaries",
+            "looks",
+            "costs no type I error when ignored",
+            "Pampallona & Tsiatis 1994",
+            "sequential/design_asof_bsof_nonbind",
+            "sequential.futility.futility_design",
+        ),
+        (
+            "repeated p and interval",
+            "effect at any look",
+            "looks",
+            "stopped or not",
+            "Jennison & Turnbull 2000",
+            "sequential/analysis_of4_stop3",
+            "sequential.adjusted.repeated_p_value",
+        ),
+        (
+            "stagewise, median-unbiased",
+            "effect after stopping",
+            "looks",
+            "at the stop",
+            "Tsiatis, Rosner & Mehta 1984",
+            "sequential/analysis_pocock3_final",
+            "sequential.adjusted.analyse_stopped",
+        ),
+        (
+            "confidence sequence",
+            "running effect",
+            "looks",
+            "at all looks at once, asymptotically",
+            "Howard et al. 2021; Waudby-Smith et al. 2024",
+            "anytime/acs",
+            "sequential.confidence_sequence.confidence_sequence",
+        ),
+        (
+            "longitudinal boundary",
+            "boundaries of open-ended metrics",
+            "looks",
+            "scores of all looks",
+            "Ankargren, Frånberg & Schultzberg 2023",
+            "simulation; 8.3 under independent increments",
+            "sequential.longitudinal.longitudinal_boundary",
+        ),
+        (
+            "honest extension",
+            "level left for new data",
+            "looks",
+            "before the planned end",
+            "Müller & Schäfer 2001",
+            "simulation; multivariate normal",
+            "sequential.extension.extension_plan",
+        ),
+        (
+            "e-values",
+            "evidence at any time",
+            "looks",
+            "averages, products, e-BH",
+            "Wang & Ramdas 2022",
+            "anytime/msprt",
+            "sequential.e_values.mean_log_e",
+        ),
+    )
+)
+AROUND = _methods(
+    (
+        (
+            "bonferroni, holm, hochberg, bh, by",
+            "adjusted p-values",
+            "p-values",
+            "by family",
+            "Holm 1979; Benjamini & Hochberg 1995",
+            "fixed/bh1995_pvalues",
+            "multiplicity.adjusted_p_values",
+        ),
+        (
+            "sample ratio, chi-square",
+            "arm shares",
+            "counts",
+            "once, at the planned end",
+            "Pearson 1900",
+            "fixed/cookie_cats:srm_50_50",
+            "design.sample_ratio.chi_square",
+        ),
+        (
+            "sample ratio, e-value",
+            "arm shares",
+            "counts",
+            "at any look",
+            "Lindon & Malek 2022",
+            "anytime/srm_seq",
+            "design.sample_ratio.sequential_log_e_value",
+        ),
+        (
+            "sample ratio by segment, onset day",
+            "arm shares by level and day",
+            "counts",
+            "Holm over levels, E/L at any time",
+            "Lindon & Malek 2022",
+            "scipy; planted change points",
+            "design.sample_ratio_segments.sample_ratio_by_level",
+        ),
+        (
+            "power of means and ratios",
+            "sample size, power, detectable effect",
+            "numbers",
+            "z or noncentral t",
+            "Cohen 1988",
+            "power/r_power_t",
+            "design.power.mean_power",
+        ),
+        (
+            "power of proportions",
+            "sample size, power, detectable effect",
+            "numbers",
+            "five named variance formulas",
+            "Cohen 1988; R power.prop.test",
+            "power/r_power_prop",
+            "design.proportion_power.proportion_power",
+        ),
+        (
+            "power of the decision rule",
+            "probability to ship, expected end",
+            "numbers",
+            "success and guardrails together",
+            "Schultzberg, Ankargren & Frånberg 2024",
+            "sequential/design_of5_2s_p90",
+            "design.rule_power.rule_power",
+        ),
+        (
+            "shrunk estimate",
+            "effect given a prior",
+            "numbers",
+            "beside the raw one",
+            "Lee & Shen 2018",
+            "meta/bcg",
+            "shrinkage.shrunk_estimate",
+        ),
+        (
+            "false-positive risk, Twyman",
+            "how far to believe a win",
+            "numbers",
+            "beside the result",
+            "Kohavi, Deng & Vermeer 2022",
+            "published table",
+            "trust.false_positive_risk",
+        ),
+        (
+            "novelty",
+            "trend of the effect over days since exposure",
+            "units",
+            "7 days and more",
+            "Aitken 1936",
+            "statsmodels GLS",
+            "novelty.novelty_test",
+        ),
+        (
+            "segments",
+            "effect in one level against the rest",
+            "units",
+            "exploratory, corrected",
+            "Cochran 1954",
+            "statsmodels combine_effects",
+            "heterogeneity.segment_heterogeneity",
+        ),
+    )
+)
+METHODS = (*FIXED, *ADJUSTED, *SEQUENTIAL, *AROUND)
+
+
+def markdown_table(methods: Iterable[Method] = METHODS) -> str:
+    """The table of methods as Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'|'.join('---' for _ in COLUMNS)}|"]
+    for m in methods:
+        checked = f"`{m.verified_by}`" if "/" in m.verified_by.split()[0] else m.verified_by
+        cells = (m.name, m.estimand, m.input, m.validity, m.reference, checked)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown_table() + "\n")
