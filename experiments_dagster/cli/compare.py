@@ -1,33 +1,82 @@
-"""`experiments compare`: arms in a file with one row per unit."""
+"""`experiments compare`: arms in a file, from flags to a document of results.
+
+The file has one row per unit; with `cluster` several, and the clusters are the units. What each
+method computes is in `compare_methods`, what people see in `compare_sheet`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from experiments_dagster.cli.compare_methods import (
+    DEFAULT_REPLICATES,
+    METHODS,
+    Codes,
+    Comparison,
+    Mask,
+    Method,
+    Pair,
+    Settings,
+    Units,
+    Vector,
+)
+from experiments_dagster.cli.compare_request import Request, checked_method
+from experiments_dagster.cli.compare_rows import (
+    add_simultaneous,
+    effect_rows,
+    effect_size_rows,
+    margin_rows,
+)
 from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.moments.mean import compare_means
-from experiments_dagster.stats.methods.moments.proportion import compare_proportions
-from experiments_dagster.stats.methods.moments.ratio import compare_ratios
-from experiments_dagster.stats.methods.units.lin import compare_adjusted, with_missing_indicator
-from experiments_dagster.stats.methods.units.pooled_theta import cuped_pooled_theta
-from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted
-from experiments_dagster.stats.moments import ArmMoments
-from experiments_dagster.stats.records import Contrast, Estimate
 
-Vector = NDArray[np.float64]
-DEFAULT_METHOD = {"mean": "welch", "proportion": "pooled_z", "ratio": "delta"}
-METHODS = {
-    "mean": ("welch", "lin", "pooled_theta"),
-    "proportion": ("pooled_z", "welch", "lin", "pooled_theta"),
-    "ratio": ("delta", "lin"),
-}
+MISSING_ALPHA = 0.001  # METHODS 3.3: shares of missing covariates that differ so block adjustment
+# Names of the library's arguments as they stand in its messages, and ours.
+FLAGS = {"replicates": "--replicates", "alpha": "--alpha", "q": "--quantile", "margin": "--margin"}
+
+
+def compare_file(request: Request) -> dict[str, Any]:
+    """Compare each treatment with the control.
+
+    Returns:
+        `inputs`, `estimates` with one dictionary per effect (treatment, status, reason, detail and
+        the fields of `Estimate`), and on request `margin_tests` and `effect_sizes`.
+
+    Raises:
+        ValueError: A flag, column or arm does not fit; a value is missing.
+    """
+    with _flags_in_messages():
+        name = checked_method(request)
+        table, treatments = _read_arms(request)
+        units, is_missing = _units(request, table)
+        settings = _settings(request, name)
+        pairs, found = {}, {}
+        arms = table[request.group]
+        for arm in treatments:
+            is_treated = (arms == arm).to_numpy()
+            chosen = is_treated | (arms == request.control).to_numpy()
+            pairs[arm] = Pair(units=units.rows(chosen), is_treated=is_treated[chosen])
+            found[arm] = _compare(pairs[arm], METHODS[name], settings, is_missing, chosen)
+        rows = [row for arm in treatments for row in effect_rows(arm, name, found[arm])]
+        document: dict[str, Any] = {
+            "inputs": _inputs(request, name, settings),
+            "estimates": rows,
+        }
+        if request.dunnett:
+            add_simultaneous(rows, found, pairs, request.alpha)
+        if request.margin is not None:
+            document["margin_tests"] = margin_rows(request, found)
+        if request.effect_sizes:
+            document["effect_sizes"] = effect_size_rows(request, pairs)
+        return document
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -39,160 +88,174 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     if path.suffix not in (".parquet", ".pq", ".csv"):
         msg = f"{path}: unknown file type {path.suffix!r}; use .parquet or .csv"
         raise ValueError(msg)
-    table = pl.scan_csv(path) if path.suffix == ".csv" else pl.scan_parquet(path)
-    present = table.collect_schema().names()
-    for column in columns:
-        if column not in present:
-            msg = f"{path}: column {column!r} is missing; it has {', '.join(present)}"
-            raise ValueError(msg)
-    return table.select(list(dict.fromkeys(columns))).collect()
+    try:
+        # All rows of a CSV decide on its types: a late 1.5 after a thousand integers is no error.
+        table = (
+            pl.scan_csv(path, infer_schema_length=None)
+            if path.suffix == ".csv"
+            else pl.scan_parquet(path)
+        )
+        present = table.collect_schema().names()
+        for column in columns:
+            if column not in present:
+                msg = f"{path}: column {column!r} is missing; it has {', '.join(present)}"
+                raise ValueError(msg)
+        return table.select(list(dict.fromkeys(columns))).collect()
+    except pl.exceptions.PolarsError as error:
+        msg = f"{path}: cannot be read ({error})"
+        raise ValueError(msg) from None
 
 
-def compare_file(
-    path: Path,
-    *,
-    group: str,
-    control: str,
-    kind: str,
-    columns: Sequence[str],
-    covariates: Sequence[str],
-    treatments: Sequence[str] | None,
-    method: str | None,
-    alpha: float,
-) -> list[dict[str, Any]]:
-    """Absolute and relative effect of each treatment against the control.
-
-    Args:
-        path: One row per unit.
-        group: Column with the arm.
-        control: The control's value.
-        kind: `mean`, `proportion` or `ratio`.
-        columns: The value column, or numerator and denominator.
-        covariates: Pre-period columns; missing values get an indicator.
-        treatments: Arms to compare; all but the control when None.
-        method: See `METHODS`; with covariates `lin` when None.
-        alpha: 1 - confidence level.
-
-    Returns:
-        One dictionary per effect: treatment, status, reason and the fields of `Estimate`.
-
-    Raises:
-        ValueError: A flag, column or arm does not fit; a value is missing.
-    """
-    method = _checked_method(kind, method, columns, covariates)
-    table = read_table(path, [group, *columns, *covariates]).with_columns(
-        pl.col(group).cast(pl.String)
-    )
-    arms = sorted(table[group].drop_nulls().unique().to_list())
-    for arm in (control, *(treatments or [])):
-        if arm not in arms:
-            msg = f"{path}: no unit in arm {arm!r}; column {group!r} has {', '.join(arms)}"
-            raise ValueError(msg)
-    for column in (group, *columns):
+def _read_arms(request: Request) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of the control and the treatments, arms as text."""
+    needed = [*request.columns.values(), *([request.cluster] if request.cluster else [])]
+    optional = [*request.covariates, *([request.strata] if request.strata else [])]
+    table = read_table(request.path, [request.group, *needed, *optional])
+    for column in (request.group, *needed):
         missing = table[column].null_count()
         if missing:
-            msg = f"{path}: column {column!r} has {missing} missing values"
+            msg = f"{request.path}: column {column!r} has {missing} missing values"
             raise ValueError(msg)
-    rows: list[dict[str, Any]] = []
-    for arm in treatments or [arm for arm in arms if arm != control]:
-        pair = table.filter(pl.col(group).is_in([control, arm]))
-        is_treated = (pair[group] == arm).to_numpy()
-        try:
-            contrast = _contrast(pair, is_treated, columns, covariates, method, kind, alpha)
-        except EstimationError as error:
-            rows.append(_refused(arm, "difference", method, error.code))
-            continue
-        rows.append(_row(arm, contrast.difference))
-        if contrast.relative is not None:
-            rows.append(_row(arm, contrast.relative))
-        else:
-            reason = contrast.relative_reason or "NOT_IDENTIFIED"
-            rows.append(_refused(arm, "relative_difference", method, reason))
-    return rows
-
-
-def _checked_method(
-    kind: str, method: str | None, columns: Sequence[str], covariates: Sequence[str]
-) -> str:
-    """The method to use, after flags that do not fit together are refused."""
-    if kind not in METHODS:
-        msg = f"--kind {kind!r}: must be one of {', '.join(METHODS)}"
+    table = table.with_columns(pl.col(request.group).cast(pl.String))
+    arms = sorted(table[request.group].unique().to_list())
+    for flag, arm in [("--control", request.control)] + [
+        ("--treatment", arm) for arm in request.treatments
+    ]:
+        if arm not in arms:
+            msg = (
+                f"{flag} {arm}: {request.path} has no unit in arm {arm!r}; "
+                f"column {request.group!r} has {', '.join(arms)}"
+            )
+            raise ValueError(msg)
+    treatments = list(dict.fromkeys(request.treatments)) or [
+        arm for arm in arms if arm != request.control
+    ]
+    if request.control in treatments or not treatments:
+        msg = f"--control {request.control}: needs another arm beside it as --treatment"
         raise ValueError(msg)
-    method = method or ("lin" if covariates else DEFAULT_METHOD[kind])
-    if method not in METHODS[kind]:
-        msg = f"--method {method!r} does not fit --kind {kind}; use {', '.join(METHODS[kind])}"
+    return table.filter(pl.col(request.group).is_in([request.control, *treatments])), treatments
+
+
+def _units(request: Request, table: pl.DataFrame) -> tuple[Units, Mask]:
+    """The columns as arrays, and where which covariate is missing, shape (n, covariates)."""
+    values = []
+    for flag, column in request.columns.items():
+        series = table[column]
+        if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+            msg = f"{flag} {column}: must be numbers, the column has type {series.dtype}"
+            raise ValueError(msg)
+        values.append(series.cast(pl.Float64).to_numpy())
+    if request.kind == "proportion" and not np.isin(values[0], (0.0, 1.0)).all():
+        msg = f"--value {request.value}: must be zeros and ones for --kind proportion"
         raise ValueError(msg)
-    needed = 2 if kind == "ratio" else 1
-    if len(columns) != needed:
-        wanted = "--numerator and --denominator" if needed > 1 else "--value"
-        msg = f"--kind {kind} needs {wanted}"
-        raise ValueError(msg)
-    if (method in ("lin", "pooled_theta")) != bool(covariates):
-        msg = f"--method {method} " + ("takes no" if covariates else "needs") + " --covariates"
-        raise ValueError(msg)
-    return method
-
-
-def _contrast(
-    pair: pl.DataFrame,
-    is_treated: NDArray[np.bool_],
-    columns: Sequence[str],
-    covariates: Sequence[str],
-    method: str,
-    kind: str,
-    alpha: float,
-) -> Contrast:
-    values = [pair[column].to_numpy().astype(np.float64) for column in columns]
-    if method in ("lin", "pooled_theta"):
-        matrix, names = _covariates(pair, covariates)
-        if method == "pooled_theta":
-            if matrix.shape[1] != 1:
-                msg = "--method pooled_theta takes one covariate without missing values"
-                raise ValueError(msg)
-            return cuped_pooled_theta(
-                values[0], is_treated, matrix[:, 0], name=names[0], alpha=alpha
-            ).adjusted
-        if kind == "ratio":
-            return compare_ratios_adjusted(
-                values[0], values[1], is_treated, matrix, names=names, alpha=alpha
-            ).adjusted
-        return compare_adjusted(values[0], is_treated, matrix, names=names, alpha=alpha).adjusted
-    if kind == "ratio":
-        control, treated = _moments(is_treated, numerator=values[0], denominator=values[1])
-        return compare_ratios(control, treated, alpha=alpha)
-    control, treated = _moments(is_treated, y=values[0])
-    if method == "pooled_z":
-        return compare_proportions(control, treated, alpha=alpha)
-    return compare_means(control, treated, alpha=alpha)
-
-
-def _moments(is_treated: NDArray[np.bool_], **values: Vector) -> tuple[ArmMoments, ArmMoments]:
-    control, treated = (
-        ArmMoments.from_arrays(**{name: value[of_arm] for name, value in values.items()})
-        for of_arm in (~is_treated, is_treated)
+    units = Units(
+        y=values[0],
+        denominator=values[1] if len(values) > 1 else None,
+        clusters=_codes(table, request.cluster),
+        strata=_codes(table, request.strata),
     )
-    return control, treated
+    if not request.covariates:
+        return units, np.empty((table.height, 0), dtype=np.bool_)
+    matrix, names = _covariates(table, request.covariates)
+    is_missing = [_is_missing(table[column]) for column in request.covariates]
+    has_more_arms = table[request.group].n_unique() > 2  # noqa: PLR2004
+    centre = matrix.mean(axis=0) if has_more_arms else None
+    return (
+        dataclasses.replace(units, covariates=matrix, names=names, centre=centre),
+        np.column_stack(is_missing),
+    )
 
 
-def _covariates(pair: pl.DataFrame, covariates: Sequence[str]) -> tuple[Vector, list[str]]:
-    parts, names = [], []
-    for column in covariates:
-        values = pair[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        matrix, found = with_missing_indicator(values, name=column)
-        parts.append(matrix)
-        names += list(found)
-    return np.column_stack(parts), names
+def _codes(table: pl.DataFrame, column: str | None) -> Codes | None:
+    """Ranks of the values of a column; what is missing comes last, as one value."""
+    if column is None:
+        return None
+    ranks = table[column].rank("dense").cast(pl.Int64)
+    return ranks.fill_null(table.height + 1).to_numpy()
 
 
-def _row(arm: str, estimate: Estimate) -> dict[str, Any]:
-    return {"treatment": arm, "status": "ok", "reason": None, **dataclasses.asdict(estimate)}
+def _covariates(table: pl.DataFrame, columns: Sequence[str]) -> tuple[Vector, tuple[str, ...]]:
+    from experiments_dagster.stats.methods.units.covariates import design_columns
+
+    numeric: dict[str, Vector] = {}
+    categories: dict[str, list[str | None]] = {}
+    for column in columns:
+        series = table[column]
+        if series.dtype.is_numeric() or series.dtype == pl.Boolean:
+            numeric[column] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        elif series.dtype in (pl.String, pl.Categorical, pl.Enum):
+            categories[column] = series.cast(pl.String).to_list()
+        else:
+            msg = f"--covariates {column}: must be numbers or text, the column has {series.dtype}"
+            raise ValueError(msg)
+    return design_columns(numeric, categories)
 
 
-def _refused(arm: str, estimand: str, method: str, reason: str) -> dict[str, Any]:
-    return {
-        "treatment": arm,
-        "status": "not_estimable",
-        "reason": reason,
-        "estimand": estimand,
-        "method": method,
-    }
+def _is_missing(series: pl.Series) -> Mask:
+    return (series.fill_nan(None) if series.dtype.is_float() else series).is_null().to_numpy()
+
+
+def _settings(request: Request, name: str) -> Settings:
+    replicates = request.replicates
+    return Settings(
+        kind=request.kind,
+        alpha=request.alpha,
+        quantile=0.5 if request.quantile is None else request.quantile,
+        replicates=DEFAULT_REPLICATES.get(name, 0) if replicates is None else replicates,
+        seed=request.seed or 0,
+    )
+
+
+def _compare(
+    pair: Pair, method: Method, settings: Settings, is_missing: Mask, chosen: Mask
+) -> Comparison | EstimationError:
+    try:
+        _check_clusters(pair)
+        _check_missing(is_missing[chosen], pair.is_treated)
+        return method.run(pair, settings)
+    except EstimationError as error:
+        return error
+
+
+def _check_clusters(pair: Pair) -> None:
+    """Refuse clusters that have rows in both arms: they were not what was randomised."""
+    if pair.units.clusters is None:
+        return
+    control, treated = (
+        np.unique(pair.units.clusters[rows]) for rows in (~pair.is_treated, pair.is_treated)
+    )
+    n_mixed = len(np.intersect1d(control, treated, assume_unique=True))
+    if n_mixed:
+        detail = f"{n_mixed} of {len(control) + len(treated) - n_mixed} have rows in both arms"
+        raise EstimationError("NOT_IDENTIFIED", "clusters", detail)
+
+
+def _check_missing(is_missing: Mask, is_treated: Mask) -> None:
+    """Refuse covariates that are missing more often in one arm: they are no pre-period ones."""
+    from experiments_dagster.stats.methods.units.covariates import missing_differs_by_arm
+
+    for column in is_missing.T:
+        if missing_differs_by_arm(column, is_treated) < MISSING_ALPHA:
+            shares = (f"{column[rows].mean():.2%}" for rows in (~is_treated, is_treated))
+            detail = f"missing in {' and '.join(shares)} of the arms; leave the covariate out"
+            raise EstimationError("NOT_IDENTIFIED", "covariates", detail)
+
+
+def _inputs(request: Request, name: str, settings: Settings) -> dict[str, Any]:
+    """The flags with their defaults filled in."""
+    inputs = dataclasses.asdict(request) | {"path": str(request.path), "method": name}
+    if name in DEFAULT_REPLICATES:
+        inputs |= {"replicates": settings.replicates, "seed": settings.seed}
+    return inputs
+
+
+@contextlib.contextmanager
+def _flags_in_messages() -> Iterator[None]:
+    """Name the flag where the library names its argument."""
+    try:
+        yield
+    except EstimationError:
+        raise
+    except ValueError as error:
+        msg = re.sub(r"^(\w+) is ", lambda m: f"{FLAGS.get(m[1], m[1])} ", str(error))
+        raise ValueError(msg) from None

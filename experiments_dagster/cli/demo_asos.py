@@ -311,13 +311,21 @@ def _remarks(document: dict[str, Any]) -> list[str]:
     alpha, mde = document["alpha_per_experiment"], document["mde"]
     return [
         f"verdicts of {document['experiments']} experiments: {verdicts}",
-        f"sample ratio: chi-square p < {BLOCK_P:g} in {mismatches} experiments; those off by more "
-        f"than {MIN_DEVIATION:.1%} of the units are INVALID",
-        f"{document['rows']} rows, {dropped} of them dropped for want of a variance; "
-        f"{document['looks']} looks recorded",
-        f"As recorded, an experiment shares alpha {alpha:g} among its {len(METRICS)} metrics. It is "
-        f"planned for an effect of {mde:.0%} and ends when it knows enough for that. Alone, a "
-        f"series has the whole of {alpha:g}, as in the naive rules.",
-        "The metrics are open-ended: the sequential rule rests on the declared assumption that "
-        "increments are independent.",
+        (
+            f"sample ratio: chi-square p < {BLOCK_P:g} in {mismatches} experiments; those off by "
+            f"more than {MIN_DEVIATION:.1%} of the units are INVALID"
+        ),
+        (
+            f"{document['rows']} rows, {dropped} of them dropped for want of a variance; "
+            f"{document['looks']} looks recorded"
+        ),
+        (
+            f"As recorded, an experiment shares alpha {alpha:g} among its {len(METRICS)} metrics. "
+            f"It is planned for an effect of {mde:.0%} and ends when it knows enough for that. "
+            f"Alone, a series has the whole of {alpha:g}, as in the naive rules."
+        ),
+        (
+            "The metrics are open-ended: the sequential rule rests on the declared assumption that "
+            "increments are independent."
+        ),
     ]

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from experiments_dagster.cli.output import exit_codes, out, print_json
+from experiments_dagster.cli.output import AsJson, OutJson, OutMd, Sheet, deliver, exit_codes
 
 if TYPE_CHECKING:
     from experiments_dagster.stats.design.power_solver import PowerAnalysis, PowerDesign
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
 
 KINDS = ("mean", "proportion", "ratio")
 DEFAULT_POWER = 0.8
@@ -67,6 +65,8 @@ def power(
         ),
     ] = None,
     as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
     """Sample size, power or detectable effect: leave out the one to solve for."""
     with exit_codes(), _flags_in_messages(relative_effect):
@@ -87,16 +87,17 @@ def power(
         document = _power_document(kind, analysis)
         if kind == "proportion" and analysis.solved_for == "effect":
             document["effect_decrease"] = _decrease(analysis, design, baseline, n_total)
-        if as_json:
-            print_json(document)
-            return
-        _print_power(document)
+        deliver(
+            document, [_power_sheet(document)], as_json=as_json, out_json=out_json, out_md=out_md
+        )
 
 
 def srm(
     counts: Annotated[str, typer.Option(help="Distinct units per arm, such as 500,560.")],
     shares: Annotated[str, typer.Option(help="Configured shares, such as 0.5,0.5.")] = "0.5,0.5",
     as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
     """Sample-ratio mismatch: do the arms hold their configured shares?"""
     with exit_codes(), _flags_in_messages():
@@ -117,10 +118,8 @@ def srm(
             "p_value": fixed.p_value,
             "sequential_p_value": anytime_p_value(sequential_log_e_value(observed, configured)),
         }
-        if as_json:
-            print_json(document)
-            return
-        _print_srm(observed, configured, document)
+        sheet = _srm_sheet(observed, configured, document)
+        deliver(document, [sheet], as_json=as_json, out_json=out_json, out_md=out_md)
 
 
 def _analyse(
@@ -201,9 +200,7 @@ def _power_document(kind: str, analysis: PowerAnalysis) -> dict[str, Any]:
     return {"kind": kind, **{name: fields[name] for name in names}}
 
 
-def _print_power(document: dict[str, Any]) -> None:
-    from rich.table import Table
-
+def _power_sheet(document: dict[str, Any]) -> Sheet:
     relative = document["relative_effect"]
     rows = {
         "units per group": " / ".join(f"{n:,}" for n in document["n_per_group"]),
@@ -215,28 +212,29 @@ def _print_power(document: dict[str, Any]) -> None:
     if "effect_decrease" in document:
         decrease = document["effect_decrease"]
         rows["effect, decrease"] = "none is detectable" if decrease is None else f"{decrease:.6g}"
-    out.print(
-        f"{document['kind']}, formula {document['formula']}, alpha {document['alpha']:g}, "
-        f"{document['sides']}-sided; solved for {document['solved_for']}"
+    return Sheet(
+        title=(
+            f"{document['kind']}, formula {document['formula']}, alpha {document['alpha']:g}, "
+            f"{document['sides']}-sided; solved for {document['solved_for']}"
+        ),
+        columns=("", ""),
+        rows=list(rows.items()),
+        left=2,
     )
-    table = Table(box=None, show_header=False)
-    for name, text in rows.items():
-        table.add_row(name, text)
-    out.print(table)
 
 
-def _print_srm(counts: list[float], shares: list[float], document: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in ("arm", "units", "share", "configured"):
-        table.add_column(name, justify="right")
-    for index, (count, share) in enumerate(zip(counts, shares, strict=True), start=1):
-        table.add_row(str(index), f"{count:,.0f}", f"{count / sum(counts):.4f}", f"{share:.4f}")
-    out.print(table)
-    out.print(
-        f"chi-square {document['chi2']:.4f}, {document['df']} df, p {document['p_value']:.4g}; "
-        f"sequential p {document['sequential_p_value']:.4g}"
+def _srm_sheet(counts: list[float], shares: list[float], document: dict[str, Any]) -> Sheet:
+    return Sheet(
+        title="sample-ratio mismatch",
+        columns=("arm", "units", "share", "configured"),
+        rows=[
+            (str(index), f"{count:,.0f}", f"{count / sum(counts):.4f}", f"{share:.4f}")
+            for index, (count, share) in enumerate(zip(counts, shares, strict=True), start=1)
+        ],
+        notes=[
+            f"chi-square {document['chi2']:.4f}, {document['df']} df, p {document['p_value']:.4g}; "
+            f"sequential p {document['sequential_p_value']:.4g}"
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from experiments_dagster.cli.output import exit_codes, out, print_json
+from experiments_dagster.cli.output import AsJson, OutJson, OutMd, Sheet, deliver, exit_codes
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,9 @@ def multiplicity(
     planned: Annotated[
         int | None, typer.Option(help="Hypotheses planned; the missing ones count as p = 1.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print strict JSON.")] = False,
+    as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
     """Adjust p-values for the number of hypotheses."""
     with exit_codes():
@@ -36,25 +38,23 @@ def multiplicity(
             raise ValueError(msg)
         adjusted = adjusted_p_values(p_values, method, planned=planned)
         total = len(p_values) if planned is None else planned
-        if as_json:
-            print_json(
-                {
-                    "method": method,
-                    "planned": total,
-                    "p_values": p_values,
-                    "adjusted": list(adjusted),
-                }
-            )
-            return
-        from rich.table import Table
-
-        title = f"{method}, {total} hypotheses"
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
-        for name in ("#", "p", "adjusted p"):
-            table.add_column(name, justify="right")
-        for position, (raw, after) in enumerate(zip(p_values, adjusted, strict=True), start=1):
-            table.add_row(str(position), f"{raw:.6g}", f"{after:.6g}")
-        out.print(table)
+        sheet = Sheet(
+            title=f"{method}, {total} hypotheses",
+            columns=("#", "p", "adjusted p"),
+            rows=[
+                (str(position), f"{raw:.6g}", f"{after:.6g}")
+                for position, (raw, after) in enumerate(
+                    zip(p_values, adjusted, strict=True), start=1
+                )
+            ],
+        )
+        document = {
+            "method": method,
+            "planned": total,
+            "p_values": p_values,
+            "adjusted": list(adjusted),
+        }
+        deliver(document, [sheet], as_json=as_json, out_json=out_json, out_md=out_md)
 
 
 def _p_values(text: str) -> list[float]:

@@ -9,9 +9,12 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.status import Status
 
@@ -22,10 +25,115 @@ MIN_WIDTH = 130
 out = Console(highlight=False, width=None if sys.stdout.isatty() else MIN_WIDTH)
 err = Console(stderr=True, highlight=False)
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
+OutJson = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write the JSON to a file.")
+]
+OutMd = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write the tables as Markdown to a file.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A table for people: in the terminal by rich, in a file as Markdown.
+
+    The first `left` columns hold words, the others numbers that align right. Columns without a
+    name have no header; notes are sentences below the table.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 0
+    notes: Sequence[str] = ()
+
+
+def deliver(
+    document: Any,
+    sheets: Sequence[Sheet],
+    *,
+    as_json: bool,
+    out_json: Path | None,
+    out_md: Path | None,
+) -> None:
+    """Write the files asked for, then print the document or its tables.
+
+    Raises:
+        ValueError: A file cannot be written; nothing is printed then.
+    """
+    write_files(document, sheets, out_json=out_json, out_md=out_md)
+    if as_json:
+        print_json(document)
+        return
+    for sheet in sheets:
+        print_sheet(sheet)
+
+
+def write_files(
+    document: Any, sheets: Sequence[Sheet], *, out_json: Path | None, out_md: Path | None
+) -> None:
+    """Write the document as JSON and its tables as Markdown, each where a path is given.
+
+    Raises:
+        ValueError: A file cannot be written.
+    """
+    if out_json is not None:
+        _write("--out-json", out_json, _json(document))
+    if out_md is not None:
+        _write("--out-md", out_md, "\n".join(markdown(sheet) for sheet in sheets))
+
+
+def print_sheet(sheet: Sheet) -> None:
+    """Print title, table and notes."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(sheet.columns))
+    for position, name in enumerate(sheet.columns):
+        is_number = position >= sheet.left
+        table.add_column(
+            _escaped(name), justify="right" if is_number else "left", no_wrap=is_number
+        )
+    for row in sheet.rows:
+        table.add_row(*map(_escaped, row))
+    out.print(_escaped(sheet.title))
+    out.print(table)
+    for note in sheet.notes:
+        out.print(_escaped(note))
+
+
+def markdown(sheet: Sheet) -> str:
+    """The sheet as Markdown: heading, pipe table, list of notes."""
+    rules = [":---" if place < sheet.left else "---:" for place in range(len(sheet.columns))]
+    lines = [_pipes(sheet.columns), _pipes(rules), *map(_pipes, sheet.rows)]
+    notes = ["", *(f"- {_one_line(note)}" for note in sheet.notes)] if sheet.notes else []
+    return "\n".join([f"# {_one_line(sheet.title)}", "", *lines, *notes, ""])
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _write(flag: str, path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        msg = f"{flag} {path}: cannot be written ({error.strerror})"
+        raise ValueError(msg) from None
+
 
 def print_json(document: Any) -> None:
     """Strict JSON: NaN and infinity are errors."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(_json(document))
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

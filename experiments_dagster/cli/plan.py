@@ -52,7 +52,7 @@ def plan_text(experiment: Experiment, report: PlanReport) -> Group:
 
 
 def _answer(experiment: Experiment, report: PlanReport) -> list[str]:
-    days = (experiment.ends_at - experiment.starts_at).days
+    days = experiment.enrolment_days
     lines = [
         (f"{experiment.slug}: {report.n_needed:,.0f} units detect {report.mde:.1%} with power "
         f"{report.power:.0%}; {report.n_expected:,.0f} are expected in {days} days, which detect "

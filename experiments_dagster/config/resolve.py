@@ -127,6 +127,11 @@ class Experiment(Spec):
             last += dt.timedelta(days=1)
         return max(last - (looks.design.planned - 1) * step, start + step)
 
+    @property
+    def enrolment_days(self) -> int:
+        """Local days on which units enter; clock changes do not matter."""
+        return (self.spec.window.end - self.spec.window.start).days
+
     def last_look(self) -> dt.date:
         """The date of the planned end: the last planned look, or the first day all windows end."""
         planned = self.planned_looks()

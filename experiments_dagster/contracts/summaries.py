@@ -1,7 +1,7 @@
 """Contract of the summary frame. A broken contract names rules and counts, never rows.
 
-The frame has a handful of rows and is made for every look, so that values are checked by rules
-over all columns at once; the schema holds names, types and nullability.
+The frame has a handful of rows and is made for every look, so that values are checked by rules in
+one pass; the schema holds names, types and nullability.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import datetime as dt
 from functools import cache
 from typing import TYPE_CHECKING
 
-from experiments_dagster.contracts.validation import FrameRule, validate
+from experiments_dagster.contracts.validation import validate
+from experiments_dagster.storage.errors import ContractError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +29,11 @@ def validate_summary_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
     Raises:
         ContractError: With the number of rows that break each rule.
     """
-    validate("summary_frame", experiment.slug, frame, _columns(), rules=_rules(experiment))
+    validate("summary_frame", experiment.slug, frame, _columns())
+    counts = frame.select((~rule).sum().alias(name) for name, rule in _rules(experiment).items())
+    broken = {name: n for name, n in counts.row(0, named=True).items() if n}
+    if broken:
+        raise ContractError(f"summary_frame of {experiment.slug}", broken)
 
 
 @cache
@@ -49,16 +54,13 @@ def _columns() -> dict[str, Column]:
     }
 
 
-def _rules(experiment: Experiment) -> dict[str, FrameRule]:
+def _rules(experiment: Experiment) -> dict[str, pl.Expr]:
+    """One boolean per row and rule, true where the row is fine."""
     import polars as pl
     from polars import selectors as cs
 
     ratios = [metric.name for metric in experiment.metrics if metric.summary_ratio]
     names = [metric.name for metric in experiment.metrics]
-
-    def every(*expressions: pl.Expr) -> FrameRule:
-        return lambda rows: rows.select(pl.all_horizontal(*expressions))
-
     n = pl.col("n")
     has_spread = pl.col("variance").is_not_null() | (n < 2)  # noqa: PLR2004
     has_denominator = pl.col("denominator_mean").is_not_null() & (
@@ -68,12 +70,12 @@ def _rules(experiment: Experiment) -> dict[str, FrameRule]:
     is_whole &= has_denominator | ~pl.col("metric").is_in(ratios)
     behind = pl.col("taken_at").max().over("metric") - pl.col("taken_at")
     return {
-        "known_metric": every(pl.col("metric").is_in(names)),
-        "known_arm": every(pl.col("arm").is_in(list(experiment.variants))),
-        "one_row_per_metric_and_arm": every(~pl.struct("metric", "arm").is_duplicated()),
-        "moments_finite": every(cs.float().is_finite().fill_null(value=True)),
-        "n_not_negative": every(n >= 0),
-        "variance_not_negative": every(cs.ends_with("variance").fill_null(0.0) >= 0),
-        "moments_complete": every(is_whole | (n == 0)),
-        "arms_less_than_a_day_apart": every(behind < MAX_GAP),
+        "known_metric": pl.col("metric").is_in(names),
+        "known_arm": pl.col("arm").is_in(list(experiment.variants)),
+        "one_row_per_metric_and_arm": ~pl.struct("metric", "arm").is_duplicated(),
+        "moments_finite": pl.all_horizontal(cs.float().is_finite().fill_null(value=True)),
+        "n_not_negative": n >= 0,
+        "variance_not_negative": pl.all_horizontal(cs.ends_with("variance").fill_null(0.0) >= 0),
+        "moments_complete": is_whole | (n == 0),
+        "arms_less_than_a_day_apart": behind < MAX_GAP,
     }

@@ -76,7 +76,7 @@ def read_history(project: Project, manifest: Manifest, experiment: Experiment) -
     window = max(metric.end_day for metric in experiment.metrics)
     end = until.astimezone(zone).date() - dt.timedelta(days=window)
     oldest = first.astimezone(zone).date()
-    wanted = (experiment.ends_at - experiment.starts_at).days
+    wanted = experiment.enrolment_days
     covered = oldest + dt.timedelta(days=experiment.plan.estimator.covariate_days)
     latest = end - dt.timedelta(days=MIN_ENROLMENT_DAYS)
     start = max(end - dt.timedelta(days=wanted), min(covered, latest), oldest)

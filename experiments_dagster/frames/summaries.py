@@ -137,20 +137,17 @@ def _newest_rows(landed: pl.LazyFrame, experiment: Experiment, as_of: dt.datetim
     first, last = (
         instant.astimezone(dt.UTC).replace(tzinfo=None) for instant in (experiment.starts_at, as_of)
     )
-    rows = (
+    return (
         landed.filter(
             pl.col("experiment") == experiment.exposure_name,
             pl.col("metric").is_in(plan["called"].to_list()),
             pl.col("occurred_at").is_between(first, last),
         )
         .select("variant", "occurred_at", pl.col("metric").alias("called"), *NUMBERS)
-        .collect()
-    )
-    return (
         # Files come in the order of their batches, rows in the order of their landing.
-        rows.sort("occurred_at", maintain_order=True)
+        .sort("occurred_at", maintain_order=True)
         .unique(["called", "variant"], keep="last")
-        .join(plan, on="called")
+        .join(plan.lazy(), on="called")
         .sort("place", "variant")
         .select(
             "metric",
@@ -158,6 +155,7 @@ def _newest_rows(landed: pl.LazyFrame, experiment: Experiment, as_of: dt.datetim
             pl.col("occurred_at").dt.replace_time_zone("UTC").alias("taken_at"),
             *NUMBERS,
         )
+        .collect()
     )
 
 

@@ -133,7 +133,10 @@ def segment_rows(
     ]
     correction = "bh" if len(experiment.segments) == 1 else "by"
     planned = sum(not row.is_relative for row in effects)
-    return corrected(effects, members, planned=planned, correction=correction), tests
+    effects = corrected(
+        effects, members, planned=planned, alpha=experiment.plan.alpha, correction=correction
+    )
+    return effects, tests
 
 
 def _by_level(

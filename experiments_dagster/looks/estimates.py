@@ -29,6 +29,7 @@ from experiments_dagster.looks.contrasts import (
 )
 from experiments_dagster.looks.records import Adjustment, Effect, Role
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.intervals import critical_value
 from experiments_dagster.stats.multiplicity import FAMILIES, adjusted_p_values
 from experiments_dagster.stats.records import Contrast, Estimate
 
@@ -279,11 +280,16 @@ def _with_correction(experiment: Experiment, effects: list[Effect]) -> list[Effe
         and row.is_adjusted == experiment.adjusts
         and row.p_value is not None
     ]
-    return corrected(effects, deciding, planned=planned)
+    return corrected(effects, deciding, planned=planned, alpha=experiment.plan.alpha)
 
 
 def corrected(
-    effects: list[Effect], members: Iterable[int], *, planned: int, correction: str | None = None
+    effects: list[Effect],
+    members: Iterable[int],
+    *,
+    planned: int,
+    alpha: float,
+    correction: str | None = None,
 ) -> list[Effect]:
     """Correct the p-values of some rows as one exploratory family.
 
@@ -291,6 +297,7 @@ def corrected(
         effects: All rows.
         members: Positions of the family's rows; each has a p-value.
         planned: Hypotheses in the family, those that could not be estimated included.
+        alpha: False discovery rate at which a result counts as selected.
         correction: Method of `adjusted_p_values`; by default that of exploratory metrics.
     """
     method: Any = correction or FAMILIES["exploratory"].correction
@@ -298,9 +305,14 @@ def corrected(
     if not positions:
         return effects
     p_values = [effects[index].p_value or 0.0 for index in positions]
+    adjusted = adjusted_p_values(p_values, method, planned=planned)
     out = list(effects)
-    for index, p in zip(
-        positions, adjusted_p_values(p_values, method, planned=planned), strict=True
-    ):
-        out[index] = out[index].model_copy(update={"p_adjusted": p, "correction": method})
+    for index, p in zip(positions, adjusted, strict=True):
+        row = out[index]
+        update: dict[str, Any] = {"p_adjusted": p, "correction": method}
+        if p <= alpha and row.estimate is not None and row.std_error is not None:
+            level = sum(p <= alpha for p in adjusted) * alpha / planned
+            half = critical_value(level) * row.std_error
+            update |= {"selected_low": row.estimate - half, "selected_high": row.estimate + half}
+        out[index] = row.model_copy(update=update)
     return out

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 import polars as pl
 
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.frames.summaries import Summaries
 from experiments_dagster.frames.unit_frames import FrameInfo, Frames
 from experiments_dagster.looks.contrasts import Inputs
 from experiments_dagster.looks.records import Check, Look
@@ -18,17 +18,39 @@ from experiments_dagster.stats.design.sample_ratio import (
     sample_ratio_outcome,
     sequential_log_e_value,
 )
+from experiments_dagster.stats.design.sample_ratio_segments import (
+    mismatch_onset,
+    sample_ratio_by_level,
+    sample_ratio_levels_outcome,
+)
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.methods.units.covariates import (
+    missing_differs_by_arm,
+    text_labels,
+)
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import CheckOutcome
 
-CHECK_NAMES = ("sample_ratio", "units_in_two_arms", "pre_period_balance")
+BLOCK_MISSING_P, WARN_MISSING_P = 0.001, 0.01  # METHODS 3.3
+
+
+@dataclass(slots=True, kw_only=True)
+class Health:
+    """The checks of a look and what later looks need of it.
+
+    `log_e` is ln E of the sample ratio over all units, `log_e_by_level` of each segment level
+    (`segment=level`).
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    log_e: float = 0.0
+    log_e_by_level: dict[str, float] = field(default_factory=dict)
 
 
 def health_checks(
     experiment: Experiment, frames: Inputs, earlier: Sequence[Look], *, is_planned_end: bool
-) -> tuple[list[Check], float]:
-    """All checks of a look, and ln E of the sample ratio for later looks.
+) -> Health:
+    """All checks of a look.
 
     Args:
         experiment: Shares, arms and metrics.
@@ -39,26 +61,120 @@ def health_checks(
     info = frames.info
     shares = experiment.variants
     largest = max((look.log_e_sample_ratio for look in earlier), default=0.0)
-    log_e = 0.0
-    checks = [_units_in_two_arms(info)]
+    health = Health()
     if sum(info.n_exposed.values()):
         counts = [float(info.n_exposed[arm]) for arm in shares]
-        log_e = sequential_log_e_value(counts, list(shares.values()))
-        checks.insert(
-            0,
-            _check(
-                "sample_ratio",
-                sample_ratio_outcome(
-                    info.n_exposed,
-                    shares,
-                    at_planned_end=is_planned_end,
-                    largest_earlier_log_e=largest,
-                ),
-            ),
+        health.log_e = sequential_log_e_value(counts, list(shares.values()))
+        outcome = sample_ratio_outcome(
+            info.n_exposed,
+            shares,
+            at_planned_end=is_planned_end,
+            largest_earlier_log_e=largest,
         )
-    if not isinstance(frames, Summaries):
-        checks += _balance(experiment, frames, len(earlier) + 1)
-    return checks, log_e
+        check = _check("sample_ratio", outcome)
+        if not check.passed and isinstance(frames, Frames):
+            message = check.message + _onset(experiment, frames)
+            check = check.model_copy(update={"message": message})
+        health.checks.append(check)
+    health.checks.append(_units_in_two_arms(info))
+    if isinstance(frames, Frames):
+        _ratio_by_segment(experiment, frames, earlier, health, is_planned_end=is_planned_end)
+        health.checks += _missing(experiment, frames, len(earlier) + 1)
+        health.checks += _balance(experiment, frames, len(earlier) + 1)
+    return health
+
+
+def _onset(experiment: Experiment, frames: Frames) -> str:
+    """Since when the split is wrong, in words."""
+    zone = experiment.timezone
+    days = frames.user.select(pl.col("exposed_at").dt.convert_time_zone(zone).dt.date(), "arm")
+    by_day = (
+        days.group_by("exposed_at", "arm")
+        .len()
+        .pivot("arm", index="exposed_at", values="len")
+        .sort("exposed_at")
+    )
+    arms = list(experiment.variants)
+    for arm in arms:
+        if arm not in by_day.columns:
+            by_day = by_day.with_columns(pl.lit(0).alias(arm))
+    counts = by_day.select(pl.col(arms).fill_null(0)).to_numpy()
+    try:
+        onset = mismatch_onset(counts, list(experiment.variants.values()))
+    except EstimationError:
+        return ""
+    day: dt.date = by_day["exposed_at"][onset.day]
+    split = "/".join(f"{share:.3f}" for share in onset.shares)
+    return f"; most likely since {day} (split {split} from then on)"
+
+
+def _ratio_by_segment(
+    experiment: Experiment,
+    frames: Frames,
+    earlier: Sequence[Look],
+    health: Health,
+    *,
+    is_planned_end: bool,
+) -> None:
+    """The sample ratio in every level of every segment, corrected for the levels."""
+    for segment in experiment.segments:
+        levels = text_labels(frames.user[f"segment_{segment}"].to_list())
+        table = pl.DataFrame({"level": levels, "arm": frames.user["arm"]})
+        counts: dict[str, dict[str, int]] = {}
+        for level, arm, n in table.group_by("level", "arm").len().sort("level").iter_rows():
+            counts.setdefault(level, {})[arm] = n
+        before: dict[str, float] = {}
+        for look in earlier:
+            for name, log_e in look.log_e_by_level.items():
+                known, _, level = name.partition("=")
+                if known == segment and level in counts:
+                    before[level] = max(before.get(level, 0.0), log_e)
+        try:
+            ratios = sample_ratio_by_level(
+                counts, experiment.variants, largest_earlier_log_e=before
+            )
+            outcome = sample_ratio_levels_outcome(segment, ratios, at_planned_end=is_planned_end)
+        except EstimationError:
+            continue  # too few units in every level
+        health.checks.append(_check("sample_ratio_by_segment", outcome))
+        health.log_e_by_level |= {
+            f"{segment}={ratio.level}": ratio.log_e_value for ratio in ratios.tested
+        }
+
+
+def _missing(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
+    """Whether the share of units without a pre-period differs by arm, which it cannot."""
+    if not experiment.adjusts:
+        return []
+    frame = frames.of(experiment.primary)
+    comparisons = len(experiment.treatments) * _planned_checks(experiment, look)
+    checks = []
+    for arm in experiment.treatments:
+        pair = frame.filter(pl.col("arm").is_in([experiment.control, arm]))
+        is_missing = pair["is_pre_missing"].to_numpy()
+        try:
+            p = missing_differs_by_arm(is_missing, (pair["arm"] == arm).to_numpy())
+        except EstimationError:
+            continue
+        p = min(1.0, p * comparisons)
+        checks.append(
+            Check(
+                name="pre_period_missing",
+                passed=p >= WARN_MISSING_P,
+                severity="ERROR" if p < BLOCK_MISSING_P else "WARN",
+                value=p,
+                threshold=WARN_MISSING_P,
+                message=f"{arm}: units without pre-period differ from {experiment.control}'s "
+                f"with p = {p:.3g}, adjusted for {comparisons} comparisons",
+            )
+        )
+    return checks
+
+
+def _planned_checks(experiment: Experiment, look: int) -> int:
+    """Comparisons over the whole experiment: planned looks, or k(k + 1) where that is open."""
+    design = experiment.plan.looks.design
+    return design.planned if isinstance(design, GroupSequential) else look * (look + 1)
 
 
 def _units_in_two_arms(info: FrameInfo) -> Check:
@@ -74,8 +190,7 @@ def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
     number of looks or, where that is open, by 1 / (k (k + 1)) for look k.
     """
     metric = experiment.primary
-    design = experiment.plan.looks.design
-    looks = design.planned if isinstance(design, GroupSequential) else look * (look + 1)
+    looks = _planned_checks(experiment, look)
     column = f"pre_{metric.columns[0][0]}"
     frame = frames.of(metric)
     arms = {

@@ -136,7 +136,7 @@ def plan_report(experiment: Experiment, history: History) -> PlanReport:
     effect = experiment.plan.mde * abs(experiment.plan.baseline or primary.baseline)
     unit_information = _information_per_unit(experiment, primary.sd)
     n_needed = information_for(experiment, effect) / unit_information
-    days = (experiment.ends_at - experiment.starts_at).days
+    days = experiment.enrolment_days
     n_expected = units_by(history.accrual, days)
     looks = _calendar(experiment, history, n_needed)
     plan = _boundaries(experiment, [look for _, _, look in looks])
@@ -262,7 +262,7 @@ def _calendar(
     zone = ZoneInfo(experiment.timezone)
     start = experiment.starts_at.astimezone(zone).date()
     dates = experiment.planned_looks() or _open_calendar(experiment)
-    enrolment = (experiment.ends_at - experiment.starts_at).days
+    enrolment = experiment.enrolment_days
     looks: list[tuple[dt.date, float, float]] = []
     for date in dates:
         days = min((date - start).days - experiment.primary.maturity_days, enrolment)

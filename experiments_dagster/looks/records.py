@@ -22,7 +22,9 @@ class Effect(_Record):
 
     `is_adjusted` tells CUPED from plain. Numbers are None unless `status` is ok; then `reason`
     holds the code of `stats.errors.REASONS`. `segment` and `level` say which part of the units,
-    if not all. `p_adjusted` is the p-value corrected within its family by `correction`; `interval`
+    if not all. `p_adjusted` is the p-value corrected within its family by `correction`, and where
+    that selects the result `selected_low` and `selected_high` are the interval that pays for having
+    been selected (false coverage rate; normal quantiles). `interval`
     names the construction of the interval where it does not invert the test of `p_value`.
     """
 
@@ -52,6 +54,8 @@ class Effect(_Record):
     level: str | None = None
     p_adjusted: float | None = None
     correction: str | None = None
+    selected_low: float | None = None
+    selected_high: float | None = None
 
     @property
     def is_relative(self) -> bool:
@@ -262,6 +266,7 @@ class Look(_Record):
     anytime: tuple[AnytimeInterval, ...]
     checks: tuple[Check, ...]
     log_e_sample_ratio: float
+    log_e_by_level: dict[str, float] = {}
     information_fractions: dict[str, float] = {}
     segments: tuple[Effect, ...] = ()
     segment_tests: tuple[SegmentTest, ...] = ()

@@ -323,7 +323,7 @@ def _assemble(
     scores: ScoreBook | None = None,
 ) -> Look:
     is_end = due is not None and due.is_planned_end
-    checks, log_e = health_checks(experiment, frames, earlier, is_planned_end=is_end)
+    health = health_checks(experiment, frames, earlier, is_planned_end=is_end)
     rows: list[Any] = []
     anytime: list[Any] = []
     harm: list[Any] = []
@@ -364,8 +364,9 @@ def _assemble(
         adjustments=estimates.adjustments,
         boundaries=tuple(rows),
         anytime=tuple(anytime),
-        checks=tuple(checks),
-        log_e_sample_ratio=log_e,
+        checks=tuple(health.checks),
+        log_e_sample_ratio=health.log_e,
+        log_e_by_level=health.log_e_by_level,
         information_fractions=_fractions(experiment, estimates, frozen),
         segments=tuple(segments),
         segment_tests=tuple(segment_tests),

@@ -47,10 +47,11 @@ def boundary_chart(
     x = Scale(0, furthest, 58, right)
     z = _z_scale(steps, bottom=302, top=64)
     spent = Scale(0, steps[-1].row.alpha, 420, 338)
-    _legend(drawing)
+    _legend(drawing, has_futility=bool(_futility(steps)))
     _regions(drawing, x, z, steps)
     _z_axis(drawing, x, z)
     _boundaries(drawing, x, z, steps)
+    _futility_line(drawing, x, z, steps)
     _path(drawing, x, z, steps)
     _spending(drawing, x, spent, steps)
     _information_axis(drawing, x, base=420)
@@ -62,6 +63,8 @@ def _describe(step: _Step) -> str:
     words = f"Look {step.name}: z = {number(row.statistic)}"
     if row.critical_value is not None:
         words += f", critical value {number(row.critical_value)}"
+    if row.futility_bound is not None:
+        words += f", futility bound {number(row.futility_bound)} (not binding)"
     return (
         f"{words}, {share(row.information_fraction)} of the planned information, "
         f"alpha spent {alpha(row.alpha_spent)} of {alpha(row.alpha)}."
@@ -73,7 +76,7 @@ def _z_scale(steps: list[_Step], *, bottom: float, top: float) -> Scale:
     finite = [step.row.critical_value for step in steps if step.row.critical_value is not None]
     closest = min([*finite, LARGEST_Z])
     high = max(LARGEST_Z, max(statistics) + 0.6)
-    low = min(-closest - 0.9, min(statistics) - 0.6)
+    low = min(-closest - 0.9, min(statistics) - 0.6, *(bound - 0.4 for _, bound in _futility(steps)))
     return Scale(max(low, -high), high, bottom, top)
 
 
@@ -101,6 +104,14 @@ def _boundaries(drawing: Drawing, x: Scale, z: Scale, steps: list[_Step]) -> Non
         drawing.text((x(t) + 7, z(c) + 4), f"±{number(c)}", fill=svg.GREEN, size=11.5, halo=True)
 
 
+def _futility_line(drawing: Drawing, x: Scale, z: Scale, steps: list[_Step]) -> None:
+    """Where success has become unlikely: a line without a region, as nothing is forced there."""
+    places = [(x(t), z(z.clip(bound))) for t, bound in _futility(steps)]
+    drawing.polyline(places, stroke=svg.AMBER, width=1.8, dash="5 4")
+    for place in places:
+        drawing.dot(place, 3, fill=svg.AMBER)
+
+
 def _path(drawing: Drawing, x: Scale, z: Scale, steps: list[_Step]) -> None:
     places = [(x(step.row.information_fraction), z(step.row.statistic)) for step in steps]
     drawing.polyline(places, width=1.4)
@@ -113,6 +124,8 @@ def _path(drawing: Drawing, x: Scale, z: Scale, steps: list[_Step]) -> None:
         fill = svg.PAPER if is_open else svg.INK
         if step.row.crossed != "none":
             fill = svg.GREEN if step.row.crossed == "desired" else svg.RED
+        elif step.row.is_futile:
+            fill = svg.AMBER
         edge = svg.INK if is_open else svg.PAPER
         drawing.dot(place, 5 if step.row.crossed != "none" else 4.2, fill=fill, stroke=edge)
 
@@ -181,21 +194,32 @@ def _information_axis(drawing: Drawing, x: Scale, *, base: float) -> None:
     )
 
 
-def _legend(drawing: Drawing) -> None:
-    x = 18.0
-    for kind, words in (
-        ("z", "z at each look"),
-        ("c", "critical value"),
-        ("r", "crossing decides"),
-    ):
+def _legend(drawing: Drawing, *, has_futility: bool) -> None:
+    rows = [("z", "z at each look"), ("c", "critical value"), ("r", "crossing decides")]
+    if has_futility:
+        rows.append(("f", "futility bound (not binding)"))
+    x, y = 18.0, 25.0
+    for kind, words in rows:
+        room = 22 + svg.text_width(words, 11.5)
+        if x + room > drawing.width:
+            x, y = 18.0, y + 19
         if kind == "z":
-            drawing.dot((x + 7, 25), 4.2)
-        elif kind == "c":
-            drawing.line((x, 25), (x + 14, 25), stroke=svg.GREEN, width=1.8)
+            drawing.dot((x + 7, y), 4.2)
+        elif kind == "r":
+            drawing.rect((x, y - 6), (14, 12), fill=svg.GREEN_SHADE, stroke=svg.EDGE)
         else:
-            drawing.rect((x, 19), (14, 12), fill=svg.GREEN_SHADE, stroke=svg.EDGE)
-        drawing.text((x + 20, 29), words, size=11.5)
-        x += 22 + svg.text_width(words, 11.5) + 16
+            stroke, dash = (svg.GREEN, "") if kind == "c" else (svg.AMBER, "5 4")
+            drawing.line((x, y), (x + 14, y), stroke=stroke, width=1.8, dash=dash)
+        drawing.text((x + 20, y + 4), words, size=11.5)
+        x += room + 16
+
+
+def _futility(steps: list[_Step]) -> list[tuple[float, float]]:
+    return [
+        (step.row.information_fraction, step.row.futility_bound)
+        for step in steps
+        if step.row.futility_bound is not None
+    ]
 
 
 def _known(steps: list[_Step]) -> list[tuple[float, float]]:

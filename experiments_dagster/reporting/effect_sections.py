@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.records import Effect, Look
+from experiments_dagster.looks.records import Adjustment, Effect, Look
 from experiments_dagster.reporting.blocks import (
     PHONE,
     WIDE,
@@ -25,9 +25,11 @@ from experiments_dagster.reporting.charts import boundary_chart, look_trajectory
 from experiments_dagster.reporting.metric_sections import (
     NAIVE,
     difference_format,
+    exploratory,
     guardrails,
     level_format,
-    secondary,
+    safety,
+    successes,
 )
 from experiments_dagster.reporting.numbers import (
     DASH,
@@ -43,24 +45,34 @@ from experiments_dagster.reporting.numbers import (
     share,
     signed,
 )
+from experiments_dagster.reporting.segment_sections import segments
 from experiments_dagster.reporting.sentences import boundary_note, sequential_limits, truth_sentence
+from experiments_dagster.reporting.tables import crossed_words
 from experiments_dagster.reporting.trajectory import (
     LookPoint,
     anytime_of,
     deciding_effect,
     look_points,
 )
+from experiments_dagster.reporting.trust_sections import novelty, sensitivity, trust
 
 
 def effect_sections(
     looks: Sequence[Look], experiment: Experiment, *, hidden_because: str
 ) -> list[Section]:
     """All sections with effects, folded away under a reason where there is one."""
+    look = looks[-1]
     parts = [
-        ("primary", "Primary result", _primary(looks[-1], experiment)),
+        ("primary", "Primary result", _primary(look, experiment)),
+        ("success", "Success metrics", successes(looks, experiment)),
+        ("trust", "How far to trust this", trust(look, experiment)),
         ("sequential", "Looks and alpha ledger", _sequential(looks, experiment)),
         ("guardrails", "Guardrails", guardrails(looks, experiment)),
-        ("secondary", "Secondary metrics", secondary(looks[-1], experiment)),
+        ("safety", "Safety monitor", safety(looks, experiment)),
+        ("secondary", "Exploratory metrics", exploratory(look, experiment)),
+        ("segments", "Segments", segments(look, experiment)),
+        ("novelty", "Effect by day since exposure", novelty(look, experiment)),
+        ("sensitivity", "Other methods", sensitivity(look, experiment)),
     ]
     return [
         Section(name=name, title=title, blocks=tuple(blocks), hidden_because=hidden_because)
@@ -136,7 +148,7 @@ def _means(effect: Effect | None, metric: Metric) -> str:
         return ""
     shown = level_format(metric)
     words = (
-        f"Observed {'ratio' if metric.is_ratio else 'mean'}: {effect.control} "
+        f"Observed {_level_words(metric)}: {effect.control} "
         f"{shown(effect.control_mean)}, {effect.arm} {shown(effect.treatment_mean)}."
     )
     if effect.n_control is None or effect.n_treatment is None:
@@ -144,20 +156,17 @@ def _means(effect: Effect | None, metric: Metric) -> str:
     return f"{words} Units: {count(effect.n_control)} and {count(effect.n_treatment)}."
 
 
+def _level_words(metric: Metric) -> str:
+    if metric.quantile is not None:
+        return f"{share(metric.quantile)} quantile"
+    return "ratio" if metric.is_ratio or metric.summary_ratio else "mean"
+
+
 def _primary_notes(look: Look, experiment: Experiment, arm: str) -> list[Block]:
     words: list[Cell] = []
     for row in look.adjustments:
         if (row.metric, row.arm) == (experiment.primary.name, arm):
-            words.append(
-                phrase(
-                    "CUPED with {} days before exposure {} the variance by {}; the correlation "
-                    "with the pre-period is {}.",
-                    experiment.plan.estimator.covariate_days,
-                    "reduced" if row.variance_reduction >= 0 else "raised",
-                    exact(abs(row.variance_reduction), share),
-                    exact(row.correlation, number, "the pre-period has no variance"),
-                )
-            )
+            words.append(_adjustment_sentence(row, experiment))
             if row.dropped_covariates:
                 words.append(phrase("Dropped covariates: {}.", ", ".join(row.dropped_covariates)))
     truth = truth_sentence(look, experiment, arm)
@@ -175,11 +184,30 @@ def _primary_notes(look: Look, experiment: Experiment, arm: str) -> list[Block]:
     return blocks
 
 
+def _adjustment_sentence(row: Adjustment, experiment: Experiment) -> Cell:
+    estimator = experiment.plan.estimator
+    if estimator.kind == "post_stratified":
+        name = f"Post-stratification by {', '.join(experiment.stratify_by)}"
+    else:
+        name = f"CUPED with {estimator.covariate_days} days before exposure"
+    words = phrase(
+        "{} {} the variance by {}",
+        name,
+        "reduced" if row.variance_reduction >= 0 else "raised",
+        exact(abs(row.variance_reduction), share),
+    )
+    if row.correlation is None:
+        return phrase("{}.", words)
+    correlation = exact(row.correlation, number)
+    return phrase("{}; the correlation with the pre-period is {}.", words, correlation)
+
+
 def _sequential(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
     blocks: list[Block] = []
     for arm in experiment.treatments:
         if len(experiment.treatments) > 1:
             blocks.append(Heading(words=f"{arm} against {experiment.control}"))
+        points = look_points(looks, experiment, arm)
         caption = (
             f"{experiment.primary.name}, {arm}: lift at each look. Cut intervals carry an arrow."
         )
@@ -195,6 +223,11 @@ def _sequential(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
                 f"{arm}: test statistic on the clock of information; positive is the desired "
                 "direction. Below it the alpha spent so far."
             )
+            if any(point.boundary and point.boundary.futility_bound is not None for point in points):
+                caption += (
+                    " Below the futility bound success has become unlikely; it is not binding, and "
+                    "going on past it costs no type I error."
+                )
             blocks.append(
                 figure(
                     boundary_chart(looks, experiment, arm, width=WIDE),
@@ -202,12 +235,14 @@ def _sequential(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
                     caption,
                 )
             )
-        blocks.append(_ledger(looks, experiment, arm))
+        blocks.append(_ledger(looks, experiment, arm, points))
     return blocks
 
 
-def _ledger(looks: Sequence[Look], experiment: Experiment, arm: str) -> Block:
-    rows = tuple(_ledger_row(point) for point in look_points(looks, experiment, arm))
+def _ledger(
+    looks: Sequence[Look], experiment: Experiment, arm: str, points: Sequence[LookPoint]
+) -> Block:
+    rows = tuple(_ledger_row(point) for point in points)
     if not experiment.is_group_sequential:
         words = "The plan spends no alpha by look: the confidence sequence holds at all times."
         return Paragraph(words=(words,), tone="muted")
@@ -221,26 +256,33 @@ def _ledger(looks: Sequence[Look], experiment: Experiment, arm: str) -> Block:
             exact(spent[-1].alpha, alpha),
             alpha(max(spent[-1].alpha - spent[-1].alpha_spent, 0.0)),
         )
-    header: tuple[str, ...] = (
-        "look", "date", "information", "z", "critical value", "alpha spent", "crossed", "note"
-    )  # fmt: skip
-    align = "lnrrrrnl"
-    if not any(row[-1] for row in rows):
-        header, align, rows = header[:-1], align[:-1], tuple(row[:-1] for row in rows)
-    return Table(header=header, rows=rows, align=align, caption=caption)
+    names = ("look", "date", "information", "z", "critical value", "futility bound",
+             "alpha spent", "crossed", "note")  # fmt: skip
+    kept = [
+        k
+        for k, name in enumerate(names)
+        if name not in ("futility bound", "note") or any(row[k] not in ("", DASH) for row in rows)
+    ]
+    return Table(
+        header=tuple(names[k] for k in kept),
+        rows=tuple(tuple(row[k] for k in kept) for row in rows),
+        align="".join("lnrrrrrnl"[k] for k in kept),
+        caption=caption,
+    )
 
 
 def _ledger_row(point: LookPoint) -> tuple[Cell, ...]:
     row, start = point.boundary, (point.name, day(point.date))
     if row is None:
         note = reason_words(point.reason) or "the arm has had its last look"
-        return (*start, *[DASH] * 5, "a peek spends nothing" if point.name == "peek" else note)
+        return (*start, *[DASH] * 6, "a peek spends nothing" if point.name == "peek" else note)
     return (
         *start,
         exact(row.information_fraction, share),
         exact(row.statistic, signed),
         exact(row.critical_value, number),
+        exact(row.futility_bound, signed),
         exact(row.alpha_spent, alpha),
-        {"desired": "yes, better", "undesired": "yes, worse", "none": "no"}[row.crossed],
+        crossed_words(row),
         reason_words(row.no_stop_reason),
     )

@@ -56,9 +56,12 @@ from experiments_dagster.reporting.tables import hides_effects
 from experiments_dagster.reporting.trajectory import (
     deciding_effect,
     fraction_of,
+    harm_shown,
     last_boundary,
     planned_count,
+    success_crossing,
 )
+from experiments_dagster.reporting.trust_sections import suspicion
 
 
 def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> str:
@@ -106,9 +109,9 @@ def render_experiment_report(experiment: Experiment, looks: Sequence[Look]) -> s
             meta=_meta(look, experiment),
             badge=badge_of(look.verdict),
             headline=headline(look),
-            reasons=_reasons(look, experiment, is_hidden=bool(hidden)),
+            reasons=_reasons(looks, experiment, is_hidden=bool(hidden)),
             tiles=_tiles(looks, experiment, is_hidden=bool(hidden)),
-            notes=tuple(_notes(look, experiment)),
+            notes=tuple(_notes(looks, experiment, is_hidden=bool(hidden))),
             sections=tuple(sections),
             footer=f"Generated from look {look.look_id} by experiments_dagster "
             f"{look.code_version}. Plan {look.plan_hash}.",
@@ -136,14 +139,24 @@ def _meta(look: Look, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def _reasons(look: Look, experiment: Experiment, *, is_hidden: bool) -> tuple[Cell, ...]:
+def _reasons(
+    looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool
+) -> tuple[Cell, ...]:
+    look = looks[-1]
     rows: list[Cell] = [
         f"{sentence(decision.reason)} Decided by {deciding_clause(decision)}."
         for decision in look.decisions
         if decision.arm == look.arm
     ]
-    if not is_hidden:
-        rows.append(effect_sentence(look, experiment, look.arm))
+    if is_hidden:
+        return tuple(rows)
+    rows.append(effect_sentence(look, experiment, look.arm))
+    rows += [
+        effect_sentence(look, experiment, look.arm, metric.name)
+        for metric in experiment.success
+        if success_crossing(looks, experiment, metric, look.arm, "desired")
+        or success_crossing(looks, experiment, metric, look.arm, "undesired")
+    ]
     return tuple(rows)
 
 
@@ -182,7 +195,8 @@ def _tiles(looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool) ->
     return tuple(tiles)
 
 
-def _notes(look: Look, experiment: Experiment) -> list[Block]:
+def _notes(looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool) -> list[Block]:
+    look = looks[-1]
     notes: list[Block] = []
     if look.plan_hash != experiment.plan_hash:
         words = (
@@ -196,10 +210,16 @@ def _notes(look: Look, experiment: Experiment) -> list[Block]:
             "confidence sequence is valid here."
         )
         notes.append(Paragraph(words=(words,), tone="note"))
-    harmful = [d.arm for d in look.decisions if d.is_harmful]
-    if harmful:
-        words = f"Harm: the primary metric moved the wrong way in {', '.join(harmful)}."
-        notes.append(Paragraph(words=(words,), tone="warning"))
+    notes += [
+        Paragraph(words=(_harm_sentence(looks, experiment, decision.arm),), tone="warning")
+        for decision in look.decisions
+        if decision.is_harmful
+    ]
+    notes += [
+        Paragraph(words=(suspicion(row, look, experiment),), tone="warning")
+        for row in look.trust
+        if row.is_suspicious and not is_hidden
+    ]
     if len(look.decisions) > 1:
         rows = tuple(
             (
@@ -214,3 +234,15 @@ def _notes(look: Look, experiment: Experiment) -> list[Block]:
         caption = f"{plural(len(rows), 'treatment arm')}; the marked one stands for the experiment."
         notes.append(Table(header=header, rows=rows, align="nnw", caption=caption, strong=strong))
     return notes
+
+
+def _harm_sentence(looks: Sequence[Look], experiment: Experiment, arm: str) -> str:
+    """Which metrics got worse in an arm, by the looks or by the safety monitor."""
+    names = [
+        metric.name
+        for metric in experiment.success_metrics
+        if success_crossing(looks, experiment, metric, arm, "undesired")
+    ]
+    names += [metric.name for metric in experiment.metrics if harm_shown(looks, metric.name, arm)]
+    harmed = ", ".join(dict.fromkeys(names)) or "the primary metric"
+    return f"Harm: {harmed} moved the wrong way in {arm}."

@@ -21,9 +21,17 @@ LOOK_REASONS = {
     "NO_STOP_AT_THIS_LOOK": "too early: the alpha to spend is still below 1e-14",
     "INFORMATION_DECREASED": "no more information than at an earlier look",
 }
+CORRECTIONS = {
+    "bonferroni": "Bonferroni",
+    "holm": "Holm",
+    "hochberg": "Hochberg",
+    "bh": "Benjamini-Hochberg",
+    "by": "Benjamini-Yekutieli",
+}
 _SMALLEST_P, _SMALLEST_ALPHA = 0.001, 0.0001
 _SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-4, 1e15
 _LARGEST_PLAIN_E = 1e6
+_RARE = 0.2  # from 1 in 5 on, halves tell more than whole numbers
 # Control characters are illegal in XML; direction overrides make text read as something else.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+"
@@ -92,6 +100,16 @@ def probability(value: float) -> str:
     return "< 0.1%" if value < _SMALLEST_P else share(value)
 
 
+def one_in(value: float) -> str:
+    """A probability as a frequency, such as 1 in 8.
+
+    Examples:
+        >>> one_in(0.1233), one_in(0.4)
+        ('1 in 8', '1 in 2.5')
+    """
+    return f"1 in {1 / value:.0f}" if value < _RARE else f"1 in {1 / value:.2g}"
+
+
 def points(value: float) -> str:
     """A difference of two shares in percentage points."""
     return number(100 * value, signed=True) + " pp"
@@ -100,6 +118,19 @@ def points(value: float) -> str:
 def signed(value: float) -> str:
     """A difference, with its sign."""
     return number(value, signed=True)
+
+
+def tick(value: float, shown: Format) -> str:
+    """A round value on an axis: without the zeros that significant digits would add.
+
+    Examples:
+        >>> tick(0.1, lift), tick(-2.5, signed), tick(0.0, signed)
+        ('+10%', '−2.5', '0')
+    """
+    words = shown(value)
+    unit = next((tail for tail in (" pp", "%") if words.endswith(tail)), "")
+    digits = words.removesuffix(unit)
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + unit
 
 
 def count(value: int) -> str:
@@ -187,6 +218,6 @@ def sentence(words: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def plural(number_of: int, noun: str) -> str:
+def plural(number_of: int, noun: str, several: str | None = None) -> str:
     """A count with its noun, such as 1 unit and 2 units."""
-    return f"{count(number_of)} {noun}" if number_of == 1 else f"{count(number_of)} {noun}s"
+    return f"{count(number_of)} {noun if number_of == 1 else several or f'{noun}s'}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments_dagster.config.experiment import GroupSequential
+from experiments_dagster.config.experiment import Futility, GroupSequential
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.records import ArmDecision, Boundary, Look
 from experiments_dagster.reporting.blocks import Cell, exact, exact_interval, phrase
@@ -39,14 +39,16 @@ def deciding_clause(decision: ArmDecision) -> str:
     return f"clause {number} ({name})" if name else f"clause {decision.clause}"
 
 
-def effect_sentence(look: Look, experiment: Experiment, arm: str) -> Cell:
-    """The primary lift of an arm with the interval that decides."""
-    metric = experiment.primary.name
+def effect_sentence(
+    look: Look, experiment: Experiment, arm: str, metric: str | None = None
+) -> Cell:
+    """The lift of an arm with the interval that decides; of the primary metric by default."""
+    metric = metric or experiment.primary.name
     effect = deciding_effect(look, experiment, metric, arm, "relative_difference")
     if effect is None or effect.estimate is None:
         reason = effect.reason if effect else "IMMATURE"
         return phrase("{}, {}: lift not estimable {}.", arm, metric, missing(reason))
-    name, limits = sequential_limits(look, experiment, arm)
+    name, limits = sequential_limits(look, experiment, arm, metric)
     return phrase(
         "Estimated lift of {}, {} against {}: {}; {} {}.",
         metric,
@@ -58,14 +60,17 @@ def effect_sentence(look: Look, experiment: Experiment, arm: str) -> Cell:
     )
 
 
-def sequential_limits(look: Look, experiment: Experiment, arm: str) -> tuple[str, Cell]:
+def sequential_limits(
+    look: Look, experiment: Experiment, arm: str, metric: str | None = None
+) -> tuple[str, Cell]:
     """The name and the limits of the interval that holds over all looks."""
+    metric = metric or experiment.primary.name
     sequential = level(1 - experiment.alpha_per_hypothesis)
-    row = look.boundary(experiment.primary.name, arm)
+    row = look.boundary(metric, arm)
     if row is not None and row.is_relative and row.limit_low is not None:
         limits = exact_interval(row.limit_low, row.limit_high, lift)
         return f"repeated {sequential} interval", limits
-    sequence = anytime_of(look, arm)
+    sequence = look.anytime_of(arm, metric)
     name = f"{sequential} confidence sequence"
     if sequence is None:
         return name, missing("too few units for it")
@@ -111,7 +116,7 @@ def next_steps(look: Look, experiment: Experiment, looks: Sequence[Look]) -> lis
     steps = _verdict_steps(look, experiment, looks)
     if any(decision.is_harmful for decision in look.decisions) and look.verdict != "DO_NOT_SHIP":
         arms = ", ".join(d.arm for d in look.decisions if d.is_harmful)
-        steps.append(phrase("Look at {} first: its primary metric moved the wrong way.", arms))
+        steps.append(phrase("Look at {} first: a metric moved the wrong way.", arms))
     warned = [check.name for check in look.checks if not check.passed and not check.blocks]
     if warned:
         names = ", ".join(dict.fromkeys(warned))
@@ -182,10 +187,16 @@ def _stop_steps(look: Look) -> list[Cell]:
             phrase("Take {} out of exposure now.", look.arm),
             "Look for the cause before a changed version is tested in a new phase.",
         ]
-    return [
+    steps: list[Cell] = [
         "Leave the control in place and end the assignment of new units.",
         phrase("Write down why: {}.", look.reason),
     ]
+    if decision is not None and decision.clause.endswith("futility"):
+        steps.append(
+            "Do not report that there is no effect: success has become unlikely, which is less. The "
+            "bound is not binding; going on to the planned end costs no type I error."
+        )
+    return steps
 
 
 def _wait_steps(look: Look, experiment: Experiment, looks: Sequence[Look]) -> list[Cell]:
@@ -225,5 +236,19 @@ def design_words(experiment: Experiment) -> str:
     )  # fmt: skip
     if not isinstance(looks.design, GroupSequential):
         return f"any number of looks, {rhythm}, on a confidence sequence"
-    spending = {"obrien_fleming": "O'Brien-Fleming", "pocock": "Pocock"}[looks.design.spending]
-    return f"{looks.design.planned} looks, {rhythm}, group sequential with {spending} spending"
+    design = looks.design
+    words = f"{design.planned} looks, {rhythm}, group sequential with {_spending(design)} spending"
+    if design.futility is None:
+        return words
+    return f"{words}; non-binding futility bound with {_spending(design.futility)} spending"
+
+
+def _spending(spending: GroupSequential | Futility) -> str:
+    names = {
+        "obrien_fleming": "O'Brien-Fleming",
+        "pocock": "Pocock",
+        "kim_demets": "Kim-DeMets",
+        "hwang_shih_decani": "Hwang-Shih-DeCani",
+    }
+    name = names[spending.spending]
+    return name if spending.parameter is None else f"{name} ({spending.parameter:g})"

@@ -132,6 +132,12 @@ class Drawing:
         back = y - 7 if down else y + 7
         self.area([(x - 6, back), (x + 6, back), (x, y)], fill=fill)
 
+    def side_arrow(self, tip: Point, *, right: bool, fill: str = BAR) -> None:
+        """The same for what goes on beyond the left or right edge."""
+        x, y = tip
+        back = x - 7 if right else x + 7
+        self.area([(back, y - 5), (back, y + 5), (x, y)], fill=fill)
+
     def render(self, *, title: str, description: str) -> str:
         """The whole document."""
         body = "".join(self.parts)
@@ -173,6 +179,17 @@ def nice_ticks(low: float, high: float, wanted: int) -> list[float]:
 def text_width(words: str, size: float) -> float:
     """How wide a text will be, roughly."""
     return GLYPH_WIDTH * size * len(words)
+
+
+def fit(words: str, size: float, room: float) -> str:
+    """The text, or as much of its beginning as there is room for.
+
+    Examples:
+        >>> fit("tablet", 12, 100), fit("a very long name", 12, 60)
+        ('tablet', 'a very…')
+    """
+    longest = max(int(room / (GLYPH_WIDTH * size)), 2)
+    return words if len(words) <= longest else words[: longest - 1].rstrip() + "…"
 
 
 def spread(positions: Iterable[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -126,8 +126,7 @@ def _deciding(look: Look) -> Effect | None:
     rows = [
         effect
         for effect in look.effects
-        if (effect.role, effect.arm, effect.estimand)
-        == ("primary", look.arm, "relative_difference")
+        if (effect.role, effect.arm, effect.is_relative) == ("primary", look.arm, True)
     ]
     return max(rows, key=lambda effect: effect.is_adjusted, default=None)
 
@@ -138,14 +137,15 @@ def effects_table(look: Look) -> str:
     The p-values hold only if this were the only look.
     """
     header = ("metric", "role", "arm", "estimand", "estimator", "control", "treatment",
-              "estimate", "interval", "naive p", "n")  # fmt: skip
+              "estimate", "interval", "naive p", "n", "corrected p")  # fmt: skip
     rows = [_effect_row(effect) for effect in look.effects]
-    return markdown_table(header, rows, align="lllllrrrrrr")
+    width = len(header) if any(effect.p_adjusted is not None for effect in look.effects) else -1
+    align = "lllllrrrrrrr"
+    return markdown_table(header[:width], [row[:width] for row in rows], align=align[:width])
 
 
 def _effect_row(effect: Effect) -> list[str]:
-    is_lift = effect.estimand == "relative_difference"
-    shown = lift if is_lift else signed
+    shown = lift if effect.is_relative else signed
     limits = interval(effect.ci_low, effect.ci_high, shown)
     if limits and effect.confidence_level:
         limits = f"{limits} ({level(effect.confidence_level)})"
@@ -156,7 +156,7 @@ def _effect_row(effect: Effect) -> list[str]:
         effect.metric,
         effect.role,
         f"{effect.arm} vs {effect.control}",
-        "lift" if is_lift else "difference",
+        "lift" if effect.is_relative else "difference",
         f"{'adjusted' if effect.is_adjusted else 'unadjusted'}: {effect.method}",
         optional(effect.control_mean, number),
         optional(effect.treatment_mean, number),
@@ -164,6 +164,7 @@ def _effect_row(effect: Effect) -> list[str]:
         limits or DASH,
         optional(effect.p_value, p_value),
         units,
+        optional(effect.p_adjusted, p_value),
     ]
 
 
@@ -187,17 +188,25 @@ def check_state(check: Check) -> str:
 
 def ledger_table(looks: Sequence[Look]) -> str:
     """What each look spent and what it was held against, for every success hypothesis."""
-    header = ("look", "as of", "arm", "information", "z", "critical value", "nominal level",
-              "alpha spent", "of", "crossed", "verdict")  # fmt: skip
+    header = ["look", "as of", "arm", "information", "z", "critical value", "nominal level",
+              "alpha spent", "of", "crossed", "verdict"]  # fmt: skip
+    align = "lllrrrrrrll"
+    found = [row for look in looks for row in look.boundaries if row.kind == "success"]
+    names_metric = len({row.metric for row in found}) > 1
+    if names_metric:
+        header.insert(2, "metric")
+        align = "l" + align
     rows = []
     for look in looks:
-        found = [row for row in look.boundaries if row.kind == "success"]
-        rows += [_ledger_row(look, row) for row in found]
-        if not found:
+        own = [row for row in look.boundaries if row.kind == "success"]
+        for row in own:
+            cells = _ledger_row(look, row)
+            rows.append([*cells[:2], row.metric, *cells[2:]] if names_metric else cells)
+        if not own:
             name = "peek" if look.look is None else str(look.look)
-            nothing = [DASH] * 8
+            nothing = [DASH] * (len(header) - 3)
             rows.append([name, f"{moment(look.as_of, 'UTC')} UTC", *nothing, look.verdict])
-    return markdown_table(header, rows, align="lllrrrrrrll")
+    return markdown_table(header, rows, align=align)
 
 
 def _ledger_row(look: Look, row: Boundary) -> list[str]:
@@ -211,6 +220,13 @@ def _ledger_row(look: Look, row: Boundary) -> list[str]:
         optional(row.nominal_level, p_value),
         alpha(row.alpha_spent),
         alpha(row.alpha),
-        {"desired": "yes, better", "undesired": "yes, worse", "none": "no"}[row.crossed],
+        crossed_words(row),
         look.verdict,
     ]
+
+
+def crossed_words(row: Boundary) -> str:
+    """Whether a boundary was crossed, and which way."""
+    if row.crossed == "none":
+        return "futility" if row.is_futile else "no"
+    return {"desired": "yes, better", "undesired": "yes, worse"}[row.crossed]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments_dagster.config.experiment import GroupSequential
+from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.records import AnytimeInterval, Boundary, Effect, Look
 from experiments_dagster.reporting.numbers import local_date
 
 Estimand = Literal["difference", "relative_difference"]
+Side = Literal["desired", "undesired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +72,42 @@ def anytime_of(look: Look, arm: str) -> AnytimeInterval | None:
 
 
 def first_crossing(
-    looks: Sequence[Look], metric: str, arm: str, direction: Literal["desired", "undesired"]
+    looks: Sequence[Look], metric: str, arm: str, direction: Side
 ) -> Look | None:
     """The first look whose boundary was crossed in a direction."""
     for look in looks:
         row = look.boundary(metric, arm)
         if row is not None and row.crossed == direction:
             return look
+    return None
+
+
+def success_crossing(
+    looks: Sequence[Look], experiment: Experiment, metric: Metric, arm: str, side: Side
+) -> Look | None:
+    """The first look at which a success metric was rejected on a side.
+
+    By its boundary where looks are planned, else by its confidence sequence.
+    """
+    for look in looks:
+        row, sequence = look.boundary(metric.name, arm), look.anytime_of(arm, metric.name)
+        crossed = row.crossed if row is not None else "none"
+        if not experiment.is_group_sequential and sequence is not None:
+            is_rise = sequence.low > 0
+            if is_rise or sequence.high < 0:
+                is_desired = is_rise == (metric.direction == "increase")
+                crossed = "desired" if is_desired else "undesired"
+        if crossed == side:
+            return look
+    return None
+
+
+def harm_shown(looks: Sequence[Look], metric: str, arm: str) -> Look | None:
+    """The first look at which the safety monitor showed harm."""
+    for look in looks:
+        for row in look.deterioration:
+            if (row.metric, row.arm, row.crossed) == (metric, arm, "undesired"):
+                return look
     return None
 
 

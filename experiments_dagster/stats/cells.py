@@ -353,7 +353,7 @@ def _residual_spread(arm: PairCells, slope: Array) -> Array:
     first, second, product = _spreads(arm)
     spread = (first - slope * product) - slope * (product - slope * second)
     rounding = ROUNDING * (first + slope**2 * second)
-    return np.where(spread <= rounding, 0.0, spread)
+    return np.where(spread <= rounding, np.where(np.isfinite(rounding), 0.0, np.nan), spread)
 
 
 def _spreads(arm: PairCells) -> tuple[Array, Array, Array]:
@@ -367,7 +367,8 @@ def _spreads(arm: PairCells) -> tuple[Array, Array, Array]:
 def _spread(n: Array, mean: Array, variance: Array) -> Array:
     """Σ(y − ȳ)², 0 for a column that is constant but for rounding."""
     spread = variance * (n - 1)
-    return np.where(spread <= n * (CONSTANT_SD * mean) ** 2, 0.0, spread)
+    is_constant = np.sqrt(np.maximum(spread, 0.0)) <= np.sqrt(n) * CONSTANT_SD * np.abs(mean)
+    return np.where(is_constant, 0.0, spread)
 
 
 def _input_rules(control: MeanCells, treatment: MeanCells) -> list[Rule]:

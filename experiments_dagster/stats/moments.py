@@ -12,6 +12,7 @@ without a common unit may be merged, and in a fixed order where reruns must be b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,9 @@ class ArmMoments:
             if not (np.isfinite(means[index]) and np.isfinite(cross[index]).all()):
                 raise EstimationError("NON_FINITE_INPUT", column)
         # The sum of a constant column is rounded, which leaves a spread in the last digits.
-        is_constant = np.diag(cross) <= self.n * (CONSTANT_SD * means) ** 2
+        # Compared as roots: the square of a mean above 1e154 is no number any more.
+        spread = np.sqrt(np.maximum(np.diag(cross), 0.0))
+        is_constant = spread <= np.sqrt(self.n) * CONSTANT_SD * np.abs(means)
         cross[is_constant, :] = cross[:, is_constant] = 0.0
         for name, array in (("means", means), ("cross", cross), ("mean_rest", rest)):
             array.setflags(write=False)
@@ -158,6 +161,9 @@ class ArmMoments:
 
         A variance that is only the rounding error of its parts is set to zero.
 
+        Raises:
+            EstimationError: NON_FINITE_INPUT where a product overflows.
+
         Examples:
             >>> arm = ArmMoments.from_arrays(a=[1.0, 2.0], b=[2.0, 4.0])
             >>> arm.combine({"a": 2.0, "b": -1.0}, name="c").variance("c")
@@ -166,14 +172,17 @@ class ArmMoments:
         w = np.zeros(len(self.columns))
         for column, weight in weights.items():
             w[self._index(column)] = weight
-        cross = float(w @ self.cross @ w)
-        parts = float(w**2 @ np.diag(self.cross))
-        rounding = 8 * np.finfo(np.float64).eps * parts
+        with np.errstate(over="ignore", invalid="ignore"):
+            cross = float(w @ self.cross @ w)
+            parts = float(w**2 @ np.diag(self.cross))
+            mean = w @ self.means
+        if cross <= 8 * np.finfo(np.float64).eps * parts < math.inf:
+            cross = 0.0
         return ArmMoments(
             n=self.n,
             columns=(name,),
-            means=np.array([w @ self.means]),
-            cross=np.array([[cross if cross > rounding else 0.0]]),
+            means=np.array([mean]),
+            cross=np.array([[cross if parts < math.inf else parts]]),
         )
 
     def _index(self, column: str) -> int:
@@ -194,6 +203,21 @@ def _two_sum(
     total = large + small
     shift = total - large
     return total, (large - (total - shift)) + (small - shift)
+
+
+def mean_difference(control: ArmMoments, treatment: ArmMoments, column: str) -> float:
+    """Return the difference of two means with the digits that their rounding left out.
+
+    Examples:
+        >>> control = ArmMoments.from_arrays(y=[1e15, 1e15 + 0.5])
+        >>> treatment = ArmMoments.from_arrays(y=[1e15 + 0.125, 1e15 + 0.5])
+        >>> mean_difference(control, treatment, "y")
+        0.0625
+    """
+    difference = treatment.mean(column) - control.mean(column)
+    index = control.columns.index(column)
+    rest = _rest(treatment)[treatment.columns.index(column)] - _rest(control)[index]
+    return difference + float(rest)
 
 
 def check_arms(control: ArmMoments, treatment: ArmMoments) -> None:

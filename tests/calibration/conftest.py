@@ -66,12 +66,12 @@ def replicates():
 def show(record_property):
     """Put one size into the table at the end."""
 
-    def add(size, *, units="", is_bound=True):
+    def add(size, *, units, verdict=None):
         kind = "at most" if size.is_conservative else "within"
-        verdict = "ok" if size.is_calibrated else ("OUTSIDE" if is_bound else "outside, shown")
+        verdict = verdict or ("ok" if size.is_calibrated else "OUTSIDE")
         record_property(
             SIZE,
-            f"{size.method:58} {units!s:>7} {size.replicates:6d} {size.refused:5d} "
+            f"{size.method:52} {units!s:>7} {size.replicates:6d} {size.refused:5d} "
             f"{size.rate:.4f}  {kind:7} [{size.low:.4f}, {size.high:.4f}]  {verdict}",
         )
 
@@ -80,37 +80,38 @@ def show(record_property):
 
 @pytest.fixture
 def sizes(replicates, show):
-    """Run tests on permuted labels and show their sizes; returns sizes and p-values by name.
+    """Run tests on permuted labels, show their sizes and hold them to their bands.
 
-    A name outside `bound` is shown and not judged: its outcome is too skewed for its arms.
+    Returns the p-values by name. Names in `shown` are not held to a band: their outcome is too
+    skewed for its arms (METHODS 14.5), or p takes a few values only.
     """
 
-    def run(tests, *, n_units, arms, seed, runs=None, bound=None, conservative=(), alpha=0.05):
+    def run(tests, *, n_units, arms, seed, runs=None, shown=(), conservative=(), alpha=0.05):
         p_values = permuted_p_values(
             tests, n_units=n_units, arm_sizes=arms, replicates=runs or replicates, seed=seed
         )
-        results = {}
+        wrong = []
         for name, p in p_values.items():
             size = calibrate(name, p, alpha=alpha, is_conservative=name in conservative)
-            show(size, units=min(arms), is_bound=bound is None or name in bound)
-            results[name] = size
-        wrong = [name for name in tests if bound is None or name in bound]
-        wrong = [f"{name} {results[name].rate:.4f}" for name in wrong if not results[name].is_calibrated]
+            is_missed = name in shown and not size.is_calibrated
+            show(size, units=min(arms), verdict="outside, shown" if is_missed else None)
+            if name not in shown and not size.is_calibrated:
+                wrong.append(f"{name}: {size.rate:.4f}")
         assert wrong == []
-        return results, p_values
+        return p_values
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter):
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    rows = [
-        value for report in reports for name, value in report.user_properties if name == SIZE
+    reports = [
+        report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)
     ]
+    rows = [value for report in reports for name, value in report.user_properties if name == SIZE]
     if rows:
         terminalreporter.section("sizes")
         terminalreporter.write_line(
-            f"{'test':58} {'per arm':>7} {'R':>6} {'none':>5} {'rate':6}  {'band':25}"
+            f"{'test':52} {'per arm':>7} {'R':>6} {'none':>5} {'rate':6}  {'band':25}"
         )
         for row in sorted(rows):
             terminalreporter.write_line(row)

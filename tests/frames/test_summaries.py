@@ -4,14 +4,17 @@ import datetime as dt
 import json
 import math
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 from factories import land_now, manifest_of, utc, write_configs
 
+from experiments_dagster.assets.frames import unit_frames
 from experiments_dagster.config.project import load_project
 from experiments_dagster.contracts.summaries import validate_summary_frame
 from experiments_dagster.frames.summaries import build_summaries, read_current_summaries
+from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.storage.errors import ContractError, DataDamagedError
 
@@ -313,3 +316,44 @@ def test_the_contract_names_the_broken_rule(project, change, rule):
         validate_summary_frame(broken, trial)
     assert any(rule in case for case in caught.value.cases)
     assert "purple" not in str(caught.value)
+
+
+def materialize_frames(project):
+    """Events of the frame assets for the trial: asset to metadata, check to passed."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("experiment", ["trial"])
+        result = dg.materialize(
+            [unit_frames],
+            instance=instance,
+            partition_key="trial",
+            resources={"experiments": ExperimentsProject(folder=str(project.folder))},
+            run_config={"ops": {"unit_frames": {"config": {"as_of": "2026-05-01"}}}},
+            raise_on_error=False,
+        )
+    published = {
+        event.asset_key.path[-1]: {name: value.value for name, value in event.metadata.items()}
+        for event in result.asset_materializations_for_node("unit_frames")
+    }
+    checks = {item.check_name: item for item in result.get_asset_check_evaluations()}
+    return published, checks
+
+
+def test_both_frame_assets_stand_for_the_summary_frame_and_say_so(project):
+    land_rows(project, "a", both())
+    published, checks = materialize_frames(project)
+    assert published.keys() == {"user_frame", "ratio_frame"}
+    current = read_current_summaries(manifest_of(project).layout, project.experiments["trial"])
+    for metadata in published.values():
+        assert metadata["file"] == current.info.summary_frame
+        assert (metadata["moments"], metadata["exposed_control"]) == (2, 10)
+        assert "moments arrive aggregated" in metadata["input"]
+        assert "units" not in metadata
+    assert all(check.passed for check in checks.values())
+
+
+def test_a_broken_summary_frame_fails_both_checks_and_publishes_nothing(project):
+    land_rows(project, "a", [*both(), row("control", metric="basket")])
+    published, checks = materialize_frames(project)
+    assert published == {}
+    assert not any(check.passed for check in checks.values())
+    assert all("moments_complete: 1 rows" in check.description for check in checks.values())

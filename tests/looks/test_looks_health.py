@@ -1,12 +1,15 @@
 """Health checks of a look: a fault on which each fires, a clean case where it is silent."""
 
+import dataclasses
+import datetime as dt
+
 import numpy as np
 import polars as pl
 import pytest
 from factories import make_project, utc
 
 from experiments_dagster.frames.unit_frames import FrameInfo, Frames
-from experiments_dagster.looks.health import CHECK_NAMES, health_checks
+from experiments_dagster.looks.health import health_checks
 
 N = 4000
 
@@ -21,6 +24,10 @@ def frames(project, *, n_exposed=None, n_multi_arm=None, shift=0.0, seed=1):
         {
             "unit": [f"u{k}" for k in range(2 * N)],
             "arm": arms,
+            "exposed_at": [
+                utc(2026, 3, 2) + dt.timedelta(hours=k % N * 24 * 20 / N) for k in range(2 * N)
+            ],
+            "is_pre_missing": rng.random(2 * N) < 0.1,
             "pre_spend": before,
             "spend": rng.gamma(2.0, 10.0, 2 * N),
         }
@@ -46,8 +53,10 @@ def frames(project, *, n_exposed=None, n_multi_arm=None, shift=0.0, seed=1):
 
 def failed(project, **faults):
     experiment = project.experiments["trial"]
-    checks, _ = health_checks(experiment, frames(project, **faults), [], is_planned_end=True)
-    assert {check.name for check in checks} == set(CHECK_NAMES)
+    checks = health_checks(experiment, frames(project, **faults), [], is_planned_end=True).checks
+    assert {check.name for check in checks} == {
+        "sample_ratio", "units_in_two_arms", "pre_period_missing", "pre_period_balance"
+    }  # fmt: skip
     return {check.name: check.severity for check in checks if not check.passed}
 
 
@@ -83,7 +92,8 @@ def test_a_biased_pre_period_blocks(project):
 
 def test_the_message_names_the_metric_and_no_unit(project):
     experiment = project.experiments["trial"]
-    checks, _ = health_checks(experiment, frames(project, shift=0.12), [], is_planned_end=False)
+    made = frames(project, shift=0.12)
+    checks = health_checks(experiment, made, [], is_planned_end=False).checks
     message = next(check.message for check in checks if check.name == "pre_period_balance")
     assert "pre_spend" in message
     assert "u1" not in message
@@ -94,10 +104,55 @@ def test_without_a_pre_period_there_is_nothing_to_judge(tmp_path):
     made = frames(project)
     empty = made.user.with_columns(pre_spend=pl.lit(0.0))
     experiment = project.experiments["trial"]
-    checks, _ = health_checks(
-        experiment,
-        Frames(info=made.info, user=empty, ratio=made.ratio),
-        [],
-        is_planned_end=False,
-    )
+    bare = Frames(info=made.info, user=empty, ratio=made.ratio)
+    checks = health_checks(experiment, bare, [], is_planned_end=False).checks
     assert [check.name for check in checks if not check.passed] == []
+
+
+def test_a_pre_period_that_is_missing_more_often_in_one_arm_blocks(project):
+    made = frames(project)
+    user = made.user.with_columns(
+        is_pre_missing=pl.col("is_pre_missing")
+        | ((pl.col("arm") == "treatment") & (pl.int_range(pl.len()) % 10 == 0))
+    )
+    experiment = project.experiments["trial"]
+    broken = Frames(info=made.info, user=user, ratio=made.ratio)
+    checks = health_checks(experiment, broken, [], is_planned_end=False).checks
+    assert [(c.name, c.severity) for c in checks if not c.passed] == [
+        ("pre_period_missing", "ERROR")
+    ]
+
+
+def with_device(project, *, lost):
+    """Frames with a device per unit; `lost` drops that share of treated desktop units late on."""
+    made = frames(project)
+    rng = np.random.default_rng(4)
+    user = made.user.with_columns(
+        segment_device=pl.Series(rng.choice(["app", "desktop", "mobile"], 2 * N)),
+        _coin=pl.Series(rng.random(2 * N)),
+    )
+    is_lost = (
+        (pl.col("arm") == "treatment")
+        & (pl.col("segment_device") == "desktop")
+        & (pl.col("exposed_at") >= utc(2026, 3, 12))
+        & (pl.col("_coin") < lost)
+    )
+    user = user.filter(~is_lost).drop("_coin")
+    counts = dict(user.group_by("arm").len().iter_rows())
+    info = dataclasses.replace(made.info, n_exposed=counts)
+    return Frames(info=info, user=user, ratio=made.ratio)
+
+
+def test_a_split_that_is_wrong_on_one_device_is_named_with_its_onset(project):
+    experiment = project.experiments["trial"].model_copy(update={"segments": ("device",)})
+    broken = health_checks(
+        experiment, with_device(project, lost=0.9), [], is_planned_end=False
+    ).checks
+    by_name = {check.name: check for check in broken}
+    assert by_name["sample_ratio_by_segment"].severity == "ERROR"
+    assert "desktop" in by_name["sample_ratio_by_segment"].message
+    assert not by_name["sample_ratio"].passed
+    assert "most likely since 2026-03-12" in by_name["sample_ratio"].message
+    clean = health_checks(experiment, with_device(project, lost=0), [], is_planned_end=False)
+    assert [check.name for check in clean.checks if not check.passed] == []
+    assert set(clean.log_e_by_level) == {"device=app", "device=desktop", "device=mobile"}

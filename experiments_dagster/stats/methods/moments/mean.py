@@ -13,7 +13,7 @@ import math
 from typing import Literal
 
 from experiments_dagster.stats.intervals import ArmSummary, difference_estimate
-from experiments_dagster.stats.moments import ArmMoments, check_arms
+from experiments_dagster.stats.moments import ArmMoments, check_arms, mean_difference
 from experiments_dagster.stats.records import Contrast, Inference
 from experiments_dagster.stats.relative import contrast_of
 
@@ -56,7 +56,7 @@ def compare_means(
     total = variance_control + variance_treatment
     is_t = distribution == "t" and total > 0
     difference = difference_estimate(
-        treatment.mean(column) - control.mean(column),
+        mean_difference(control, treatment, column),
         math.sqrt(total),
         arms=ArmSummary(
             control_mean=control.mean(column),

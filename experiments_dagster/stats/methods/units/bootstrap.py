@@ -45,6 +45,7 @@ Interval = Literal["percentile", "t"]
 METHOD = "poisson_bootstrap"
 REPLICATES_BY_ALPHA = 50  # 1,000 replicates at α = 0.05: METHODS 2.7
 ROUNDING = 1e-13  # spread of a constant over its size
+TIE = 1e-10  # draw that differs from zero by rounding alone, over the standard error
 
 
 def compare_by_bootstrap(
@@ -269,7 +270,8 @@ def _relative_reason(control_levels: Vector) -> str | None:
     """Why there is no lift: a control value of zero, or one that changes its sign."""
     if control_levels[0] == 0:
         return "ZERO_DENOMINATOR"
-    return None if (control_levels * control_levels[0] > 0).all() else "NOT_IDENTIFIED"
+    signs = np.sign(control_levels)
+    return None if (signs == signs[0]).all() else "NOT_IDENTIFIED"
 
 
 def _estimate(
@@ -286,6 +288,8 @@ def _estimate(
     """Estimate with the limits and p-value of one ordering of the draws."""
     control, treatment = arms
     draws = values[1:] if interval == "percentile" else _pivots(values, variances)
+    # A draw that is zero on paper counts on both sides of zero, whatever the rounding.
+    draws = np.where(np.abs(draws) <= TIE * std_error, 0.0, draws)
     low, high, p_value = _invert(draws, alpha)
     return Estimate(
         estimand=estimand,

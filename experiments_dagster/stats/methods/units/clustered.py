@@ -151,7 +151,8 @@ def _totals(
         raise EstimationError("NOT_IDENTIFIED", "clusters", detail)
     level = float(outcome.sum()) / max(float(size.sum()), np.finfo(np.float64).tiny)
     centred = outcome - level * size
-    centred[np.abs(centred) <= CONSTANT_SD * np.abs(outcome)] = 0.0
+    if (np.abs(centred) <= CONSTANT_SD * np.abs(outcome)).all():
+        centred[:] = 0.0
     totals = _Totals(
         numerator=np.asarray(np.bincount(codes, centred), dtype=np.float64),
         denominator=np.asarray(np.bincount(codes, size), dtype=np.float64),

@@ -13,6 +13,7 @@ centred and scaled covariates, so neither offset nor scale of a column matters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 SINGULAR = 1e-8  # share of a scaled column left by the ones before it; METHODS 3.2, condition 1e8
+HEADROOM = 64.0  # for the weights that squares are multiplied with, such as a bootstrap's
 CONSTANT = 1e-12  # spread of a column without variance, relative to its largest value
 
 
@@ -84,7 +86,7 @@ def with_missing_indicator(
     return np.column_stack([filled, is_missing.astype(np.float64)]), (name, f"{name}_missing")
 
 
-def unit_column(values: ArrayLike, name: str) -> Vector:
+def finite_column(values: ArrayLike, name: str) -> Vector:
     """Return one finite value per unit, shape (n,); NON_FINITE_INPUT otherwise."""
     column = np.asarray(values, dtype=np.float64)
     if column.ndim != 1:
@@ -93,6 +95,36 @@ def unit_column(values: ArrayLike, name: str) -> Vector:
     if not np.isfinite(column).all():
         raise EstimationError("NON_FINITE_INPUT", name)
     return column
+
+
+def unit_column(values: ArrayLike, name: str) -> Vector:
+    """Return one value per unit, shape (n,), finite as sums and squares of them are.
+
+    Raises:
+        EstimationError: NON_FINITE_INPUT.
+    """
+    column = finite_column(values, name)
+    # The square of a sum is at most n times the sum of squares: no later sum overflows.
+    with np.errstate(over="ignore"):
+        squares = HEADROOM * len(column) * float(column @ column)
+    if not math.isfinite(squares):
+        raise EstimationError("NON_FINITE_INPUT", name, "sums of squares overflow")
+    return column
+
+
+def without_level(values: Vector) -> tuple[Vector, float]:
+    """Return values less a level that they share, and the level, without rounding.
+
+    Values within a factor of two of each other lose no digit by this (Sterbenz 1974); means of what
+    is left keep those that an offset would cost. Other values come back as they are, at level 0.
+
+    Examples:
+        >>> without_level(np.array([1e15 + 0.5, 1e15]))
+        (array([0.5, 0. ]), 1000000000000000.0)
+    """
+    low, high = float(values.min()), float(values.max())
+    level = low if 0 < high <= 2 * low else high if 0 > low >= 2 * high else 0.0
+    return (values - level if level else values), level
 
 
 def arm_mask(is_treated: ArrayLike, n: int) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ from experiments_dagster.stats.methods.units.interacted import (
     unit_column,
     usable_covariates,
     with_missing_indicator,
+    without_level,
 )
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import AdjustedContrast, Contrast
@@ -86,8 +87,9 @@ def compare_adjusted(
     outcome = unit_column(y, "y")
     mask = arm_mask(is_treated, len(outcome))
     usable = usable_covariates(covariates, mask, names, centre=centre)
-    control = fit_arm(outcome[~mask], rows_of(usable.matrix, ~mask))
-    treatment = fit_arm(outcome[mask], rows_of(usable.matrix, mask))
+    centred, _ = without_level(outcome)
+    control = fit_arm(centred[~mask], rows_of(usable.matrix, ~mask))
+    treatment = fit_arm(centred[mask], rows_of(usable.matrix, mask))
     scores = np.empty(len(outcome))
     scores[mask] = treatment.weighted_residuals
     scores[~mask] = -control.weighted_residuals
@@ -100,7 +102,7 @@ def compare_adjusted(
         difference=treatment.intercept - control.intercept,
         scores=scores,
         is_treated=mask,
-        control_deviations=outcome[~mask] - outcome[~mask].mean(),
+        control_deviations=centred[~mask] - centred[~mask].mean(),
         unadjusted=compare_means(
             ArmMoments.from_arrays(y=outcome[~mask]),
             ArmMoments.from_arrays(y=outcome[mask]),
@@ -198,7 +200,7 @@ def first_correlation(outcome: Vector, covariates: ArrayLike) -> float | None:
     if matrix.shape[1] == 0:
         return None
     pair = ArmMoments.from_arrays(y=outcome, x=matrix[:, 0])
-    scale = pair.variance("y") * pair.variance("x")
-    if scale == 0 or not math.isfinite(scale):
+    spread_y, spread_x = math.sqrt(pair.variance("y")), math.sqrt(pair.variance("x"))
+    if spread_y == 0 or spread_x == 0:
         return None
-    return min(1.0, max(-1.0, pair.covariance("y", "x") / math.sqrt(scale)))
+    return min(1.0, max(-1.0, pair.covariance("y", "x") / spread_y / spread_x))

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.methods.units.interacted import arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import arm_mask, unit_column, without_level
 from experiments_dagster.stats.moments import check_sizes
 
 Vector = NDArray[np.float64]
@@ -143,8 +143,8 @@ def permutation_test(
         statistic=estimate if statistic == "difference" else studentised,
         estimate=estimate,
         std_error=std_error,
-        control_mean=float(design.outcome[~design.is_treated].mean()),
-        treatment_mean=float(design.outcome[design.is_treated].mean()),
+        control_mean=design.level + float(design.outcome[~design.is_treated].mean()),
+        treatment_mean=design.level + float(design.outcome[design.is_treated].mean()),
         n_control=int(np.count_nonzero(~design.is_treated)),
         n_treatment=int(np.count_nonzero(design.is_treated)),
     )
@@ -154,10 +154,11 @@ def permutation_test(
 class _Design:
     """Units sorted by block, their outcomes, and how many are treated in each block.
 
-    `residuals` are the outcomes less the mean of their block, in units of `scale`.
+    `outcome` is less `level`; `residuals` are it less the mean of its block, in units of `scale`.
     """
 
     outcome: Vector
+    level: float
     residuals: Vector
     scale: float
     is_treated: Mask
@@ -196,7 +197,7 @@ def _design(
     y: ArrayLike, is_treated: ArrayLike, blocks: ArrayLike | None, clusters: ArrayLike | None
 ) -> _Design:
     """Reduce clusters to their means, sort by block, leave out blocks with one arm."""
-    outcome = unit_column(y, "y")
+    outcome, level = without_level(unit_column(y, "y"))
     mask = arm_mask(is_treated, len(outcome))
     block = np.zeros(len(outcome), dtype=np.intp)
     if blocks is not None:
@@ -215,9 +216,10 @@ def _design(
     n_treatment = int(np.count_nonzero(mask))
     check_sizes(len(mask) - n_treatment, n_treatment)
     sizes, treated = sizes[has_both], treated[has_both]
-    residuals, scale = _centre(outcome, sizes)
+    residuals, scale = _centre(outcome, sizes, level)
     return _Design(
         outcome=outcome,
+        level=level,
         residuals=residuals,
         scale=scale,
         is_treated=mask,
@@ -243,11 +245,11 @@ def _per_cluster(column: NDArray[Number], cluster: Codes, name: str) -> NDArray[
     return value
 
 
-def _centre(outcome: Vector, sizes: Codes) -> tuple[Vector, float]:
+def _centre(outcome: Vector, sizes: Codes, level: float) -> tuple[Vector, float]:
     """Outcomes less the mean of their block, over their mean size."""
     starts = np.cumsum(sizes) - sizes
     spread = np.maximum.reduceat(outcome, starts) - np.minimum.reduceat(outcome, starts)
-    if float(spread.max()) <= CONSTANT * float(np.abs(outcome).max()):
+    if float(spread.max()) <= CONSTANT * (abs(level) + float(np.abs(outcome).max())):
         raise EstimationError("ZERO_VARIANCE", "permutation", "all outcomes of a block are equal")
     # Around the first value of the block the mean keeps its digits beside any offset.
     shifted = outcome - np.repeat(outcome[starts], sizes)

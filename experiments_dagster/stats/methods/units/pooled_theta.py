@@ -22,7 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
-from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import (
+    Vector,
+    arm_mask,
+    unit_column,
+    without_level,
+)
 from experiments_dagster.stats.methods.units.lin import adjusted_contrast, first_correlation
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import AdjustedContrast, Estimate
@@ -178,9 +183,10 @@ def ancova(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Units:
-    """Checked columns: outcome, covariate with its name, arm."""
+    """Checked columns: outcome, raw and without its level, covariate with its name, arm."""
 
     y: Vector
+    centred: Vector
     x: Vector
     is_treated: NDArray[np.bool_]
     name: str
@@ -188,7 +194,14 @@ class _Units:
 
 def _units(y: ArrayLike, is_treated: ArrayLike, covariate: ArrayLike, name: str) -> _Units:
     outcome, x = unit_column(y, "y"), unit_column(covariate, name)
-    return _Units(y=outcome, x=x, is_treated=arm_mask(is_treated, len(outcome)), name=name)
+    mask = arm_mask(is_treated, len(outcome))
+    return _Units(
+        y=outcome,
+        centred=without_level(outcome)[0],
+        x=without_level(x)[0],
+        is_treated=mask,
+        name=name,
+    )
 
 
 def _welch_with_theta(
@@ -196,7 +209,7 @@ def _welch_with_theta(
 ) -> AdjustedContrast:
     """Welch on Y − θ(X − X̄); the unadjusted contrast without θ."""
     mask = units.is_treated
-    values = units.y - (theta or 0.0) * (units.x - units.x.mean())
+    values = units.centred - (theta or 0.0) * (units.x - units.x.mean())
     welch = compare_means(
         ArmMoments.from_arrays(y=values[~mask]), ArmMoments.from_arrays(y=values[mask])
     ).difference
@@ -224,12 +237,12 @@ def _contrast(
     df: float | None = None,
 ) -> AdjustedContrast:
     mask = units.is_treated
-    control = units.y[~mask]
+    control, deviations = units.y[~mask], units.centred[~mask]
     return adjusted_contrast(
         difference=difference,
-        scores=scores if theta is not None else _mean_scores(units.y, mask),
+        scores=scores if theta is not None else _mean_scores(units.centred, mask),
         is_treated=mask,
-        control_deviations=control - control.mean(),
+        control_deviations=deviations - deviations.mean(),
         unadjusted=compare_means(
             ArmMoments.from_arrays(y=control), ArmMoments.from_arrays(y=units.y[mask]), alpha=alpha
         ),
@@ -245,7 +258,7 @@ def _contrast(
 
 def _ancova_scores(units: _Units, theta: float | None) -> tuple[float, Vector]:
     """Treatment coefficient of Y on (1, T, X) and its HC1 scores."""
-    y, x, mask = units.y, units.x, units.is_treated
+    y, x, mask = units.centred, units.x, units.is_treated
     x_within, y_within, weights = np.empty(len(y)), np.empty(len(y)), np.empty(len(y))
     for sign, rows in ((-1, ~mask), (1, mask)):
         x_within[rows] = x[rows] - x[rows].mean()

@@ -222,7 +222,7 @@ def _cells(outcome: Vector, is_treated: NDArray[np.bool_], group: NDArray[np.int
         means += step
         deviations -= step[cell]
     squares = np.bincount(cell, np.square(deviations))
-    is_constant = squares <= sizes * (CONSTANT_SD * (level + means)) ** 2
+    is_constant = np.sqrt(squares) <= np.sqrt(sizes) * CONSTANT_SD * np.abs(level + means)
     deviations[is_constant[cell]] = 0.0
     weights = sizes.reshape(2, n_groups).sum(axis=0) / n
     sign = np.where(is_treated, 1.0, -1.0)

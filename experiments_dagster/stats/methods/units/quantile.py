@@ -37,7 +37,7 @@ from experiments_dagster.stats.intervals import (
     critical_value,
     difference_estimate,
 )
-from experiments_dagster.stats.methods.units.interacted import arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import arm_mask, unit_column, without_level
 from experiments_dagster.stats.records import Contrast, Estimate, ScoredContrast
 from experiments_dagster.stats.relative import contrast_of
 
@@ -56,9 +56,13 @@ SILVERMAN = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arm:
-    """One arm: its quantile, σ of the share below, standard error and the r of its units."""
+    """One arm: its quantile, σ of the share below, standard error and the r of its units.
+
+    `values` and `quantile` are those of the outcome less `level`.
+    """
 
     name: str
+    level: float
     n: int
     values: Vector
     q: float
@@ -119,7 +123,7 @@ def compare_quantiles(
     if not 0 < q < 1:
         msg = f"q is {q}, need 0 < q < 1"
         raise ValueError(msg)
-    values = unit_column(y, "y")
+    values, level = without_level(unit_column(y, "y"))
     if clusters is None:
         codes, unit_arms = np.arange(len(values)), arm_mask(is_treated, len(values))
         fewest = 2
@@ -135,7 +139,8 @@ def compare_quantiles(
         n = int(np.count_nonzero(is_unit))
         _check_size(name, n, fewest, int(np.count_nonzero(is_row)), q)
         local = np.cumsum(is_unit) - 1
-        arms.append(_fit_arm(values[is_row], local[codes[is_row]], n, q, variance_formula, name))
+        fit = _fit_arm(values[is_row], local[codes[is_row]], n, q, variance_formula, name)
+        arms.append(replace(fit, level=level))
     control, treatment = arms
     scores = np.empty(len(unit_arms))
     scores[~unit_arms], scores[unit_arms] = -control.scores, treatment.scores
@@ -191,6 +196,7 @@ def _fit_arm(
         std_error = share_error / density if is_regular else std_error
     return _Arm(
         name=name,
+        level=0.0,
         n=n,
         values=values,
         q=q,
@@ -306,8 +312,8 @@ def _outer_difference(control: _Arm, treatment: _Arm, alpha: float) -> Estimate:
 
 def _summary(control: _Arm, treatment: _Arm) -> ArmSummary:
     return ArmSummary(
-        control_mean=control.quantile,
-        treatment_mean=treatment.quantile,
+        control_mean=control.level + control.quantile,
+        treatment_mean=treatment.level + treatment.quantile,
         n_control=control.n,
         n_treatment=treatment.n,
     )

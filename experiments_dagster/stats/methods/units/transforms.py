@@ -29,7 +29,7 @@ from experiments_dagster.stats.methods.moments.fisher import (
 )
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.omnibus import proportions_chi_square
-from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, finite_column
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import ScoredContrast
 
@@ -84,7 +84,7 @@ def frozen_cap(values: ArrayLike, quantile: float = CAP_QUANTILE) -> float:
     if not 0 < quantile < 1:
         msg = f"quantile is {quantile}, need 0 < quantile < 1"
         raise ValueError(msg)
-    column = unit_column(values, "pre-period values")
+    column = finite_column(values, "pre-period values")
     if len(column) == 0:
         raise EstimationError("N_TOO_SMALL", "cap", "no pre-period values")
     cap = float(np.quantile(column, quantile, method="linear"))
@@ -110,7 +110,7 @@ def winsorise(y: ArrayLike, cap: float) -> Vector:
         [1.0, 5.0, 10.0]
     """
     _check_cap(cap)
-    return np.minimum(unit_column(y, "y"), cap)
+    return np.minimum(finite_column(y, "y"), cap)
 
 
 def compare_capped_shares(y: ArrayLike, is_treated: ArrayLike, cap: float) -> CappedShares:
@@ -137,7 +137,7 @@ def compare_capped_shares(y: ArrayLike, is_treated: ArrayLike, cap: float) -> Ca
         (1, 2, 'fisher', 1.0)
     """
     _check_cap(cap)
-    outcome = unit_column(y, "y")
+    outcome = finite_column(y, "y")
     mask = arm_mask(is_treated, len(outcome))
     is_capped = outcome > cap
     n = [int(np.count_nonzero(rows)) for rows in (~mask, mask)]
@@ -167,7 +167,7 @@ def log1p_outcome(y: ArrayLike) -> Vector:
         >>> log1p_outcome([0.0, 1e-20]).tolist()
         [0.0, 1e-20]
     """
-    column = unit_column(y, "y")
+    column = finite_column(y, "y")
     if (column < 0).any():
         raise EstimationError("NOT_IDENTIFIED", "log1p", "negative values have no log")
     return np.log1p(column)

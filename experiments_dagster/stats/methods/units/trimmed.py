@@ -24,7 +24,12 @@ from numpy.typing import ArrayLike
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import ArmSummary, difference_estimate
 from experiments_dagster.stats.methods.moments.mean import welch_df
-from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import (
+    Vector,
+    arm_mask,
+    finite_column,
+    without_level,
+)
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import Estimate
 
@@ -60,8 +65,9 @@ def compare_trimmed(
     if not 0 <= trim < 0.5:  # noqa: PLR2004
         msg = f"trim is {trim}, need 0 <= trim < 0.5"
         raise ValueError(msg)
-    outcome = unit_column(y, "y")
+    outcome = finite_column(y, "y")
     mask = arm_mask(is_treated, len(outcome))
+    outcome, level = without_level(outcome)
     mean_control, variance_control, kept_control = _trim(outcome[~mask], trim, "control")
     mean_treatment, variance_treatment, kept_treatment = _trim(outcome[mask], trim, "treatment")
     total = variance_control + variance_treatment
@@ -71,8 +77,8 @@ def compare_trimmed(
         mean_treatment - mean_control,
         math.sqrt(total),
         arms=ArmSummary(
-            control_mean=mean_control,
-            treatment_mean=mean_treatment,
+            control_mean=level + mean_control,
+            treatment_mean=level + mean_treatment,
             n_control=int(np.count_nonzero(~mask)),
             n_treatment=int(np.count_nonzero(mask)),
         ),

@@ -1,0 +1,381 @@
+"""What a plan can ask for beyond one metric and CUPED, from the file to the recorded look."""
+
+import datetime as dt
+
+import numpy as np
+import polars as pl
+import pytest
+from factories import PLATFORM, incoming, land_now, make_project, manifest_of
+from scipy import stats
+
+from experiments_dagster.config.errors import ConfigError
+from experiments_dagster.frames.history import read_history
+from experiments_dagster.looks.calendar import start_of_day
+from experiments_dagster.looks.planning import plan_report
+from experiments_dagster.looks.publish import publish_results
+from experiments_dagster.looks.reproduce import reproduce
+from experiments_dagster.looks.take import open_ledger, take_look
+from experiments_dagster.storage.errors import DataDamagedError
+from experiments_dagster.storage.layout import Layout
+
+DEVICES = ("app", "desktop", "mobile")
+WITH_PROPERTIES = PLATFORM.replace(
+    "experiment: experiment, variant: variant}",
+    "experiment: experiment, variant: variant}\n"
+    "        properties: {device: device, household: household}",
+)
+METRICS = """
+    schema_version: 1
+    metrics:
+      spend: {kind: mean, event: order, window_days: 7}
+      orders: {kind: count, event: order, window_days: 7}
+      basket:
+        kind: ratio
+        numerator: {event: order}
+        denominator: {event: order, aggregate: count}
+        window_days: 7
+      order_p90: {kind: quantile, event: order, quantile: 0.9, window_days: 7}
+      spend_p50: {kind: quantile, event: order, quantile: 0.5, of: units, window_days: 7}
+      running: {kind: mean, event: order, window_days: 28, cohorts: open_ended}
+      running_basket:
+        kind: ratio
+        cohorts: open_ended
+        numerator: {event: order}
+        denominator: {event: order, aggregate: count}
+        window_days: 28
+"""
+PLAN = """
+    schema_version: 1
+    owner: team:growth
+    hypothesis: {{primary: "More spend"}}
+    variants: {{control: 0.5, treatment: 0.5}}
+    salt: a-salt-of-its-own
+    window: {{start: 2026-03-02, end: 2026-03-30}}
+    metrics:
+      primary: {{metric: {primary}, minimum_effect: 0.02}}
+      {metrics}
+    {top}
+    plan:
+      mde: 0.05
+      estimator: {estimator}
+      looks: {{schedule: weekly, design: {{kind: group_sequential, planned: 4{design}}}}}
+      {plan}
+"""
+LOOK_DAYS = [dt.date(2026, 3, 16) + dt.timedelta(days=7 * k) for k in range(4)]
+
+
+def plan_text(
+    primary="spend",
+    *,
+    metrics="secondary: []",
+    top="",
+    estimator="{kind: cuped, covariate_days: 14}",
+    design="",
+    plan="",
+):
+    return PLAN.format(
+        primary=primary, metrics=metrics, top=top, estimator=estimator, design=design, plan=plan
+    )
+
+
+def shop(n_users=1200, lift=0.15, seed=5, *, by_household=False):
+    """Orders of users with lasting differences, a device and a household of four."""
+    rng = np.random.default_rng(seed)
+    users = np.array([f"u{k:05d}" for k in range(n_users)])
+    household = np.arange(n_users) // 4
+    coin = rng.random(n_users // 4 + 1) < 0.5
+    is_treated = coin[household] if by_household else rng.random(n_users) < 0.5
+    first = dt.datetime(2026, 3, 2, 6, tzinfo=dt.UTC)
+    entered = [first + dt.timedelta(hours=float(h)) for h in rng.uniform(0, 27 * 24, n_users)]
+    exposures = pl.DataFrame(
+        {
+            "user": users,
+            "at": entered,
+            "variant": np.where(is_treated, "treatment", "control"),
+            "experiment": "trial",
+            "device": rng.choice(DEVICES, n_users),
+            "household": [f"h{k}" for k in household],
+        },
+        schema_overrides={"at": pl.Datetime("us", "UTC")},
+    )
+    taste = rng.gamma(2.0, 0.5, n_users)
+    low, high = -40 * 24.0, 60 * 24.0
+    counts = rng.poisson(taste * 0.5 * (high - low) / 24)
+    who = np.repeat(np.arange(n_users), counts)
+    hours = rng.uniform(low, high, len(who))
+    at = [first + dt.timedelta(hours=float(h)) for h in hours]
+    is_after = np.array([a >= entered[w] for a, w in zip(at, who, strict=True)])
+    amount = rng.lognormal(3, 0.5, len(who)) * np.where(is_after & is_treated[who], 1 + lift, 1)
+    events = pl.DataFrame(
+        {
+            "user": users[who],
+            "at": at,
+            "event": "order",
+            "id": [f"e{k}" for k in range(len(who))],
+            "amount": np.round(amount, 2),
+        },
+        schema_overrides={"at": pl.Datetime("us", "UTC")},
+    )
+    return events, exposures
+
+
+class Trial:
+    def __init__(self, folder, text, *, land=True, **settings):
+        self.project = make_project(folder, platform=WITH_PROPERTIES, metrics=METRICS, trial=text)
+        self.experiment = self.project.experiments["trial"]
+        self.events, self.exposures = shop(**settings)
+        if land:
+            incoming(self.project, "events", "all", self.events)
+            incoming(self.project, "exposures", "all", self.exposures)
+            land_now(self.project)
+
+    def look(self, day):
+        as_of = start_of_day(self.experiment, day)
+        return take_look(self.project, manifest_of(self.project), self.experiment, as_of=as_of).look
+
+    def looks(self):
+        return [self.look(day) for day in LOOK_DAYS]
+
+
+def test_two_success_metrics_share_alpha_and_either_ships(tmp_path):
+    text = plan_text("orders", metrics="success: [spend]\n      secondary: [basket]")
+    trial = Trial(tmp_path, text)
+    looks = trial.looks()
+    last = looks[-1]
+    assert {(b.metric, b.alpha) for b in last.boundaries} == {("orders", 0.025), ("spend", 0.025)}
+    assert all(b.alpha_spent == pytest.approx(0.025) for b in last.boundaries)
+    assert last.verdict == "SHIP"
+    assert last.reason.startswith("spend improved")
+    assert {row.metric for row in last.anytime} == {"orders", "spend"}
+    secondary = [e for e in last.effects if e.role == "secondary" and e.is_adjusted]
+    assert [e.p_adjusted for e in secondary if not e.is_relative] == [secondary[0].p_value]
+    assert secondary[0].correction == "bh"
+
+
+def test_a_quantile_of_events_is_that_of_the_closed_windows(tmp_path):
+    text = plan_text("order_p90", metrics="secondary: [spend_p50]", estimator="{kind: unadjusted}")
+    trial = Trial(tmp_path, text)
+    last = trial.looks()[-1]
+    row = last.effect("order_p90", "treatment", "difference", adjusted=False)
+    assert row.estimand == "quantile_difference"
+    rows = trial.events.join(trial.exposures.rename({"at": "exposed_at"}), on="user").filter(
+        pl.col("at") >= pl.col("exposed_at"),
+        pl.col("at") < pl.col("exposed_at") + pl.duration(days=7),
+    )
+    expected = {
+        arm: np.quantile(rows.filter(pl.col("variant") == arm)["amount"], 0.9)
+        for arm in ("control", "treatment")
+    }
+    assert row.control_mean == pytest.approx(expected["control"], rel=1e-12)
+    assert row.estimate == pytest.approx(expected["treatment"] - expected["control"], rel=1e-9)
+    units = last.effect("spend_p50", "treatment", "difference", adjusted=False)
+    totals = trial.exposures.join(
+        rows.group_by("user").agg(pl.col("amount").sum()), on="user", how="left"
+    ).with_columns(pl.col("amount").fill_null(0.0))
+    medians = [
+        np.quantile(totals.filter(pl.col("variant") == arm)["amount"], 0.5)
+        for arm in ("control", "treatment")
+    ]
+    assert units.estimate == pytest.approx(medians[1] - medians[0], rel=1e-9)
+
+
+def test_segments_are_estimated_corrected_and_compared(tmp_path):
+    trial = Trial(tmp_path, plan_text(top="segments: [device]"))
+    last = trial.looks()[-1]
+    levels = {row.level: row for row in last.segments if not row.is_relative}
+    assert set(levels) == set(DEVICES)
+    assert sum(row.n_control + row.n_treatment for row in levels.values()) == last.n_mature["spend"]
+    p = [levels[level].p_value for level in DEVICES]
+    adjusted = stats.false_discovery_control(p, method="bh")
+    assert [levels[level].p_adjusted for level in DEVICES] == pytest.approx(adjusted, rel=1e-9)
+    (test,) = last.segment_tests
+    assert test.degrees_of_freedom == 2
+    assert {row.level for row in test.levels} == set(DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "top", "method"),
+    [
+        ("{kind: post_stratified}", "stratify_by: [device]", "post_stratified"),
+        ("{kind: pooled_theta, covariate_days: 14}", "", "cuped_pooled_theta"),
+        ("{kind: cuped, covariate_days: 14, categories: [device], predict: true}", "", "lin"),
+        ("{kind: cuped, covariate_days: 14, variance: hc3}", "", "lin"),
+    ],
+)
+def test_estimators_of_the_plan(tmp_path, estimator, top, method):
+    trial = Trial(tmp_path, plan_text(estimator=estimator, top=top), n_users=800)
+    look = trial.look(LOOK_DAYS[-1])
+    row = look.effect("spend", "treatment", "difference", adjusted=True)
+    plain = look.effect("spend", "treatment", "difference", adjusted=False)
+    assert (row.status, row.method) == ("ok", method)
+    assert abs(row.estimate - plain.estimate) < 4 * plain.std_error
+    if "predict" in estimator:
+        assert row.std_error < 0.9 * plain.std_error
+
+
+def test_clusters_are_the_units_of_analysis(tmp_path):
+    text = plan_text(estimator="{kind: unadjusted}", plan="cluster: household")
+    trial = Trial(tmp_path, text, by_household=True)
+    look = trial.look(LOOK_DAYS[-1])
+    row = look.effect("spend", "treatment", "difference", adjusted=False)
+    assert row.method == "cluster_ratio"
+    assert row.n_control + row.n_treatment == trial.exposures["household"].n_unique()
+
+
+def test_futility_stops_an_empty_idea_before_the_end(tmp_path):
+    text = plan_text(
+        design=", futility: {spending: pocock}", estimator="{kind: cuped, covariate_days: 14}"
+    )
+    trial = Trial(tmp_path, text, lift=-0.04, n_users=3000)
+    looks = trial.looks()
+    first = next(look for look in looks if any(b.is_futile for b in look.boundaries))
+    assert first.verdict == "DO_NOT_SHIP"
+    assert not first.is_planned_end
+    bounds = [look.boundary("spend", "treatment") for look in looks]
+    beta = [bound.beta_spent for bound in bounds if bound]
+    assert beta == sorted(beta)
+    assert beta[-1] <= 0.2 + 1e-9
+    assert all(b.futility_bound < b.critical_value for b in bounds if b and b.futility_bound)
+
+
+def test_sensitivity_rows_decide_nothing_and_name_their_estimand(tmp_path):
+    methods = "[log1p, trimmed, mann_whitney, bootstrap, permutation]"
+    trial = Trial(tmp_path, plan_text(plan=f"sensitivity: {methods}"), n_users=600)
+    look = trial.look(LOOK_DAYS[-1])
+    by_method = {row.method: row for row in look.sensitivity}
+    assert len(by_method) == 5
+    assert {row.status for row in look.sensitivity} == {"ok"}
+    assert {row.estimand for row in look.sensitivity} == {
+        "difference", "log_mean_difference", "trimmed_mean_difference",
+        "probability_of_superiority",
+    }  # fmt: skip
+    assert look.boundary("spend", "treatment") is not None
+
+
+def test_trust_novelty_and_the_safety_monitor_stand_beside_the_result(tmp_path):
+    trial = Trial(tmp_path, plan_text())
+    looks = trial.looks()
+    (row,) = looks[-1].trust
+    lift = looks[-1].effect("spend", "treatment", "relative_difference", adjusted=True)
+    weight = 0.05**2 / (0.05**2 + lift.std_error**2)
+    assert row.shrunk_estimate == pytest.approx(weight * lift.estimate, rel=1e-12)
+    assert 0 < row.false_positive_risk_low < row.false_positive_risk_high < 1
+    assert [len(look.novelty) for look in looks] == [0, 0, 0, 1]
+    (novelty,) = looks[-1].novelty
+    plain = looks[-1].effect("spend", "treatment", "difference", adjusted=False)
+    assert sum(novelty.effects) == pytest.approx(plain.estimate, rel=1e-9)
+    assert {row.metric for row in looks[-1].deterioration} == {"spend"}
+    assert all(row.crossed == "none" for row in looks[-1].deterioration)
+
+
+def test_harm_is_seen_by_the_safety_monitor(tmp_path):
+    text = plan_text("orders", metrics="guardrails: [{metric: spend, margin: 0.9}]")
+    trial = Trial(tmp_path, text, lift=-0.5, n_users=2500)
+    last = trial.looks()[-1]
+    assert [row.metric for row in last.deterioration if row.crossed == "undesired"] == ["spend"]
+    assert last.verdict == "DO_NOT_SHIP"
+    assert "spend got worse (safety monitor)" in last.reason
+
+
+@pytest.mark.parametrize(
+    ("primary", "estimator"),
+    [
+        ("running", "{kind: cuped, covariate_days: 14}"),
+        ("running", "{kind: unadjusted}"),
+        ("running_basket", "{kind: unadjusted}"),
+    ],
+)
+def test_open_ended_metrics_count_everybody_and_are_linked_by_their_scores(
+    tmp_path, primary, estimator
+):
+    text = plan_text(
+        primary, estimator=estimator, metrics="guardrails: [{metric: basket, margin: 0.2}]"
+    )
+    trial = Trial(tmp_path, text, n_users=800)
+    looks = trial.looks()
+    for look, day in zip(looks, LOOK_DAYS, strict=True):
+        as_of = start_of_day(trial.experiment, day)
+        entered = trial.exposures.filter(pl.col("at") < as_of)
+        assert look.n_mature[primary] == entered.height
+        row = look.boundary(primary, "treatment")
+        assert row.critical_value is None or 1.9 < row.critical_value < 9
+    spent = [look.boundary(primary, "treatment").alpha_spent for look in looks]
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(0.05)
+    ledger = open_ledger(manifest_of(trial.project), trial.experiment)
+    publish_results(ledger, looks[-1])
+    again = reproduce(trial.project, manifest_of(trial.project), looks[-1].look_id)
+    assert again.differences == ()
+    if primary == "running" and "unadjusted" in estimator:
+        rows = trial.events.join(trial.exposures.rename({"at": "exposed_at"}), on="user").filter(
+            pl.col("at") >= pl.col("exposed_at"),
+            pl.col("at") < start_of_day(trial.experiment, LOOK_DAYS[0]),
+        )
+        total = rows["amount"].sum() / looks[0].n_mature[primary]
+        row = looks[0].effect(primary, "treatment", "difference", adjusted=False)
+        mean = (row.n_control * row.control_mean + row.n_treatment * row.treatment_mean) / looks[
+            0
+        ].n_mature[primary]
+        assert mean == pytest.approx(total, rel=1e-9)
+
+
+def test_lost_scores_stop_the_next_look_of_an_open_ended_metric(tmp_path):
+    trial = Trial(tmp_path, plan_text("running"), n_users=400)
+    trial.look(LOOK_DAYS[0])
+    folder = Layout(trial.project.storage).results("scores", "trial")
+    for path in folder.glob("*.parquet"):
+        path.chmod(0o644)
+        path.write_bytes(b"gone")
+    with pytest.raises(DataDamagedError, match=r"is not what trial\.1\.1 recorded"):
+        trial.look(LOOK_DAYS[1])
+
+
+def test_a_plan_from_history_uses_the_plans_own_estimator(tmp_path):
+    text = plan_text(metrics="guardrails: [{metric: basket, margin: 0.1}]")
+    trial = Trial(tmp_path, text, n_users=3000)
+    history = read_history(trial.project, manifest_of(trial.project), trial.experiment)
+    report = plan_report(trial.experiment, history)
+    assert report.primary.variance_reduction > 0.3
+    assert report.primary.sd < report.primary.sd_unadjusted
+    assert report.looks[-1].date == LOOK_DAYS[-1]
+    assert report.rule is not None
+    assert 0 < report.rule.ship[0] <= report.profile[-1].power + 0.02
+    # Without history of the outcome, by hand: units seen in the accrual days.
+    start = dt.datetime(2026, 3, 2, tzinfo=dt.UTC) - dt.timedelta(hours=1)
+    before = trial.events.filter(
+        pl.col("at") < start, pl.col("at") >= start - dt.timedelta(days=28)
+    )
+    assert history.accrual[-1] == before["user"].n_unique()
+    fractions = [look.information_fraction for look in report.looks]
+    assert fractions == sorted(fractions)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"estimator": "{kind: post_stratified}"}, "post_stratified needs `stratify_by`"),
+        ({"plan": "cluster: household"}, "clustered randomisation needs"),
+        ({"top": "segments: [colour]"}, "property 'colour' is not mapped"),
+        (
+            {"design": ", futility: {}", "metrics": "success: [orders]"},
+            "futility is judged on one success metric",
+        ),
+        ({"design": ", parameter: 2.0"}, "spending obrien_fleming takes none"),
+        ({"metrics": "success: [spend]"}, "metric 'spend' is listed 2 times"),
+        ({"metrics": "success: [nothing]"}, "unknown metric 'nothing'"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_with_its_rule(tmp_path, change, rule):
+    with pytest.raises(ConfigError, match=rule):
+        Trial(tmp_path, plan_text(**change), land=False, n_users=10)
+
+
+def test_an_option_that_the_old_plan_did_not_know_is_no_change(tmp_path):
+    from experiments_dagster.looks.plan import differences
+
+    new = Trial(tmp_path, plan_text(), land=False, n_users=10).experiment.plan_document
+    old = {key: value for key, value in new.items() if key not in ("success", "stratify_by")}
+    old["plan"] = {k: v for k, v in new["plan"].items() if k not in ("sensitivity", "prior")}
+    assert differences(old, new) == []
+    used = new | {"success": [{"name": "orders"}]}
+    assert differences(old, used) == ["success: None -> [{'name': 'orders'}]"]
