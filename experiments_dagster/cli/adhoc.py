@@ -8,13 +8,27 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments_dagster.cli.output import exit_codes, out, print_json
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print strict JSON.")]
+from experiments_dagster.cli.output import (
+    AsJson,
+    OutJson,
+    OutMd,
+    Sheet,
+    deliver,
+    exit_codes,
+    out,
+    print_json,
+    write_files,
+)
 
 DESIGNS = (
     "lan_demets_obrien_fleming, lan_demets_pocock, obrien_fleming, pocock, hwang_shih_decani, "
     "kim_demets, wang_tsiatis or haybittle_peto."
+)
+METHODS_HELP = (
+    "mean: welch, lin, pooled_theta, within_theta, post_stratified, clustered, mann_whitney, "
+    "log1p, trimmed, bootstrap, permutation. proportion: also pooled_z and fisher, without ranks, "
+    "logs and trimming. ratio: delta, lin, clustered, bootstrap. quantile: outer, kernel, "
+    "augmented. Left out: the first that fits the other flags."
 )
 
 
@@ -34,6 +48,8 @@ def boundaries(
         float | None, typer.Option(help="gamma, rho, delta or the early bound.")
     ] = None,
     as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
     """Critical values of a group-sequential design."""
     with exit_codes():
@@ -53,16 +69,6 @@ def boundaries(
             "nominal_levels": list(result.nominal_levels),
             "cumulative_alpha": list(result.cumulative_alpha),
         }
-        if as_json:
-            print_json(document)
-            return
-        from rich.table import Table
-
-        table = Table(
-            title=f"{design}, alpha {alpha:g}, {sides}-sided", title_justify="left", box=None
-        )
-        for name in ("information", "critical value", "nominal level (one-sided)", "alpha spent"):
-            table.add_column(name, justify="right")
         rows = zip(
             result.fractions,
             result.critical_values,
@@ -70,74 +76,104 @@ def boundaries(
             result.cumulative_alpha,
             strict=True,
         )
-        for fraction, critical, nominal, spent in rows:
-            table.add_row(
-                f"{fraction:.4g}",
-                "none" if critical is None else f"{critical:.4f}",
-                "-" if nominal is None else f"{nominal:.6f}",
-                f"{spent:.6f}",
-            )
-        out.print(table)
+        sheet = Sheet(
+            title=f"{design}, alpha {alpha:g}, {sides}-sided",
+            columns=("information", "critical value", "nominal level (one-sided)", "alpha spent"),
+            rows=[
+                (
+                    f"{fraction:.4g}",
+                    "none" if critical is None else f"{critical:.4f}",
+                    "-" if nominal is None else f"{nominal:.6f}",
+                    f"{spent:.6f}",
+                )
+                for fraction, critical, nominal, spent in rows
+            ],
+        )
+        deliver(document, [sheet], as_json=as_json, out_json=out_json, out_md=out_md)
 
 
 def compare(
-    input_file: Annotated[Path, typer.Option("--input", help="Parquet or CSV, a row per unit.")],
+    input_file: Annotated[
+        Path, typer.Option("--input", help="Parquet or CSV, a row per unit (or event: --cluster).")
+    ],
     group_col: Annotated[str, typer.Option(help="Column with the arm.")],
     control: Annotated[str, typer.Option(help="The control's value in that column.")],
-    kind: Annotated[str, typer.Option(help="mean, proportion or ratio.")] = "mean",
+    kind: Annotated[str, typer.Option(help="mean, proportion, ratio or quantile.")] = "mean",
     value: Annotated[str | None, typer.Option(help="Column of the value.")] = None,
     numerator: Annotated[str | None, typer.Option(help="Column, for ratios.")] = None,
     denominator: Annotated[str | None, typer.Option(help="Column, for ratios.")] = None,
-    covariates: Annotated[str, typer.Option(help="Pre-period columns, such as a,b.")] = "",
+    quantile: Annotated[float | None, typer.Option(help="Such as 0.9, for quantiles.")] = None,
+    covariates: Annotated[
+        str, typer.Option(help="Pre-period columns, such as a,b: numbers or text.")
+    ] = "",
+    strata: Annotated[
+        str | None, typer.Option(help="Column of strata, or of the blocks of a permutation.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Column of what was randomised, where a row is less than that."),
+    ] = None,
     treatment: Annotated[
-        list[str] | None, typer.Option(help="Arms; all others when left out.")
+        list[str] | None, typer.Option(help="An arm, may be repeated; all others when left out.")
     ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="welch, pooled_z, lin or pooled_theta.")
+    method: Annotated[str | None, typer.Option(help=METHODS_HELP)] = None,
+    alpha: Annotated[float, typer.Option(help="1 - confidence level.")] = 0.05,
+    replicates: Annotated[
+        int | None, typer.Option(help="Of bootstrap (2000) or permutation (1999).")
     ] = None,
-    alpha: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.05,
+    seed: Annotated[int | None, typer.Option(help="Of bootstrap or permutation (0).")] = None,
+    dunnett: Annotated[
+        bool, typer.Option("--dunnett", help="Also p and intervals for all treatments together.")
+    ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Test equivalence, or with --direction non-inferiority, within this."),
+    ] = None,
+    margin_scale: Annotated[
+        str, typer.Option(help="relative (share of the control) or absolute.")
+    ] = "relative",
+    direction: Annotated[
+        str | None, typer.Option(help="Of improvement: increase or decrease.")
+    ] = None,
+    effect_sizes: Annotated[
+        bool, typer.Option("--effect-sizes", help="Also Cohen's d and its relatives.")
+    ] = False,
     as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
-    """Compare arms in a file of one row per unit."""
+    """Compare arms in a file."""
     with exit_codes():
         from experiments_dagster.cli.compare import compare_file
+        from experiments_dagster.cli.compare_request import Request
+        from experiments_dagster.cli.compare_sheet import sheets_of
 
-        estimates = compare_file(
-            input_file,
+        request = Request(
+            path=input_file,
             group=group_col,
             control=control,
             kind=kind,
-            columns=[name for name in (value, numerator, denominator) if name],
-            covariates=[name.strip() for name in covariates.split(",") if name.strip()],
-            treatments=treatment,
+            value=value,
+            numerator=numerator,
+            denominator=denominator,
+            quantile=quantile,
+            covariates=tuple(name.strip() for name in covariates.split(",") if name.strip()),
+            strata=strata,
+            cluster=cluster,
+            treatments=tuple(treatment or ()),
             method=method,
             alpha=alpha,
+            replicates=replicates,
+            seed=seed,
+            dunnett=dunnett,
+            margin=margin,
+            margin_scale=margin_scale,
+            direction=direction,
+            effect_sizes=effect_sizes,
         )
-        if as_json:
-            print_json({"estimates": estimates})
-            return
-        from rich.table import Table
-
-        table = Table(box=None, padding=(0, 2))
-        for name in ("treatment", "estimand", "method"):
-            table.add_column(name)
-        for name in ("estimate", "std. error", "interval", "p"):
-            table.add_column(name, justify="right")
-        for row in estimates:
-            if row["status"] != "ok":
-                table.add_row(row["treatment"], row["estimand"], row["method"], row["reason"])
-                continue
-            low, high = row["ci_low"], row["ci_high"]
-            table.add_row(
-                row["treatment"],
-                row["estimand"],
-                f"{row['method']} ({row['variance_formula']})",
-                f"{row['estimate']:.6g}",
-                f"{row['std_error']:.6g}",
-                "unbounded" if low is None or high is None else f"[{low:.6g}, {high:.6g}]",
-                "-" if row["p_value"] is None else f"{row['p_value']:.4g}",
-            )
-        out.print(table)
+        document = compare_file(request)
+        sheets = sheets_of(request, document)
+        deliver(document, sheets, as_json=as_json, out_json=out_json, out_md=out_md)
 
 
 def assign(
@@ -151,6 +187,8 @@ def assign(
     unit: Annotated[str, typer.Option(help="Column of --input with the unit id.")] = "unit",
     scheme: Annotated[str, typer.Option(help="default or incrementality.")] = "default",
     as_json: AsJson = False,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
 ) -> None:
     """Which arm each unit belongs to: a pure function of unit, experiment and salt."""
     with exit_codes():
@@ -176,11 +214,16 @@ def assign(
             )
             for one in ids
         ]
+        document = {"assignments": rows}
+        cells = [(row["unit"], row["variant"], f"{row['bucket']:.12f}") for row in rows]
+        title = f"assignment of {experiment}"
+        sheet = Sheet(title=title, columns=("unit", "variant", "bucket"), rows=cells, align="llr")
+        write_files(document, [sheet], out_json=out_json, out_md=out_md)
         if as_json:
-            print_json({"assignments": rows})
+            print_json(document)
             return
-        for row in rows:
-            out.print(f"{row['unit']}\t{row['variant']}\t{row['bucket']:.12f}", markup=False)
+        for line in cells:
+            out.print("\t".join(line), markup=False, soft_wrap=True)
 
 
 def _numbers(text: str, flag: str) -> list[float]:

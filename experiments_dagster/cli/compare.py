@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from experiments_dagster.cli.compare_methods import (
     DEFAULT_REPLICATES,
@@ -102,38 +102,43 @@ def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
                 raise ValueError(msg)
         return table.select(list(dict.fromkeys(columns))).collect()
     except pl.exceptions.PolarsError as error:
-        msg = f"{path}: cannot be read ({error})"
+        # The library's message may quote rows.
+        msg = f"{path}: cannot be read as {path.suffix} ({type(error).__name__})"
         raise ValueError(msg) from None
 
 
 def _read_arms(request: Request) -> tuple[pl.DataFrame, list[str]]:
-    """The rows of the control and the treatments, arms as text."""
+    """The rows of the control and the treatments, arms as text, and the treatments."""
     needed = [*request.columns.values(), *([request.cluster] if request.cluster else [])]
     optional = [*request.covariates, *([request.strata] if request.strata else [])]
     table = read_table(request.path, [request.group, *needed, *optional])
-    for column in (request.group, *needed):
-        missing = table[column].null_count()
-        if missing:
-            msg = f"{request.path}: column {column!r} has {missing} missing values"
-            raise ValueError(msg)
+    _check_present(request.path, table, [request.group])
     table = table.with_columns(pl.col(request.group).cast(pl.String))
     arms = sorted(table[request.group].unique().to_list())
-    for flag, arm in [("--control", request.control)] + [
-        ("--treatment", arm) for arm in request.treatments
-    ]:
+    asked = [("--control", request.control), *(("--treatment", arm) for arm in request.treatments)]
+    for flag, arm in asked:
         if arm not in arms:
             msg = (
                 f"{flag} {arm}: {request.path} has no unit in arm {arm!r}; "
                 f"column {request.group!r} has {', '.join(arms)}"
             )
             raise ValueError(msg)
-    treatments = list(dict.fromkeys(request.treatments)) or [
-        arm for arm in arms if arm != request.control
-    ]
+    others = [arm for arm in arms if arm != request.control]
+    treatments = list(dict.fromkeys(request.treatments)) or others
     if request.control in treatments or not treatments:
         msg = f"--control {request.control}: needs another arm beside it as --treatment"
         raise ValueError(msg)
-    return table.filter(pl.col(request.group).is_in([request.control, *treatments])), treatments
+    table = table.filter(pl.col(request.group).is_in([request.control, *treatments]))
+    _check_present(request.path, table, needed)
+    return table, treatments
+
+
+def _check_present(path: Path, table: pl.DataFrame, columns: Sequence[str]) -> None:
+    for column in columns:
+        missing = table[column].null_count()
+        if missing:
+            msg = f"{path}: column {column!r} has {missing} missing values"
+            raise ValueError(msg)
 
 
 def _units(request: Request, table: pl.DataFrame) -> tuple[Units, Mask]:
@@ -178,13 +183,13 @@ def _covariates(table: pl.DataFrame, columns: Sequence[str]) -> tuple[Vector, tu
     from experiments_dagster.stats.methods.units.covariates import design_columns
 
     numeric: dict[str, Vector] = {}
-    categories: dict[str, list[str | None]] = {}
+    categories: dict[str, NDArray[np.object_]] = {}
     for column in columns:
         series = table[column]
         if series.dtype.is_numeric() or series.dtype == pl.Boolean:
             numeric[column] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         elif series.dtype in (pl.String, pl.Categorical, pl.Enum):
-            categories[column] = series.cast(pl.String).to_list()
+            categories[column] = np.array(series.cast(pl.String).to_list(), dtype=object)
         else:
             msg = f"--covariates {column}: must be numbers or text, the column has {series.dtype}"
             raise ValueError(msg)
@@ -257,5 +262,8 @@ def _flags_in_messages() -> Iterator[None]:
     except EstimationError:
         raise
     except ValueError as error:
-        msg = re.sub(r"^(\w+) is ", lambda m: f"{FLAGS.get(m[1], m[1])} ", str(error))
+        found = re.search(r"(?:^|: )(\w+) is (.*)", str(error))
+        if found is None or found[1] not in FLAGS:
+            raise
+        msg = f"{FLAGS[found[1]]} {found[2]}"
         raise ValueError(msg) from None

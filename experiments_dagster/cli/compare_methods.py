@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from experiments_dagster.stats.records import AdjustedContrast, Contrast, Estima
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int64]
+Number = TypeVar("Number", np.float64, np.int64)
 
 TRIM = 0.2  # share cut off at each end of an arm by Yuen's test
 DEFAULT_REPLICATES = {"bootstrap": 2000, "permutation": 1999}
@@ -50,18 +51,18 @@ class Units:
 
     def rows(self, chosen: Mask) -> Units:
         """Some of the rows."""
-        columns = (self.denominator, self.clusters, self.strata, self.covariates)
-        denominator, clusters, strata, covariates = (
-            None if column is None else column[chosen] for column in columns
-        )
         return replace(
             self,
             y=self.y[chosen],
-            denominator=denominator,
-            clusters=clusters,
-            strata=strata,
-            covariates=covariates,
+            denominator=_taken(self.denominator, chosen),
+            clusters=_taken(self.clusters, chosen),
+            strata=_taken(self.strata, chosen),
+            covariates=_taken(self.covariates, chosen),
         )
+
+
+def _taken(column: NDArray[Number] | None, chosen: Mask) -> NDArray[Number] | None:
+    return None if column is None else column[chosen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

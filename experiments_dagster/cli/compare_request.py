@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def _check_columns(request: Request) -> None:
         given = ", ".join(f"{flag} {column}" for flag, column in request.columns.items())
         msg = f"--kind {request.kind} needs {' and '.join(wanted)}, not {given or 'nothing'}"
         raise ValueError(msg)
+    roles = {request.group: "--group-col"}
+    others = [*request.columns.items(), *(("--covariates", name) for name in request.covariates)]
+    others += [(f"--{name}", text) for name, text in request.extras.items() if name != "covariates"]
+    for flag, column in others:
+        if column in roles:
+            msg = f"{flag} {column}: is {roles[column]} already, must be another column"
+            raise ValueError(msg)
+        if flag in request.columns:
+            roles[column] = flag
 
 
 def _check_extras(request: Request, name: str) -> None:
@@ -115,15 +125,24 @@ def _check_extras(request: Request, name: str) -> None:
 
 
 def _check_numbers(request: Request, name: str) -> None:
-    kind, quantile = request.kind, request.quantile
-    if (quantile is not None) != (kind == "quantile"):
-        given = "needs --quantile, such as 0.9" if quantile is None else "has no --quantile"
-        msg = f"--kind {kind} {given}"
+    if request.kind == "quantile" and request.quantile is None:
+        msg = "--kind quantile needs --quantile, such as 0.9"
         raise ValueError(msg)
-    for flag, number in (("--quantile", quantile), ("--alpha", request.alpha)):
+    for flag, number in (("--quantile", request.quantile), ("--alpha", request.alpha)):
         if number is not None and not 0 < number < 1:
             msg = f"{flag} {number:g}: must be between 0 and 1"
             raise ValueError(msg)
+    if request.seed is not None and request.seed < 0:
+        msg = f"--seed {request.seed}: must be 0 or more"
+        raise ValueError(msg)
+    if request.margin is not None and not math.isfinite(request.margin):
+        msg = f"--margin {request.margin}: must be a finite number"
+        raise ValueError(msg)
+    _check_words(request)
+    _check_belonging(request, name)
+
+
+def _check_words(request: Request) -> None:
     for flag, text, allowed in (
         ("--margin-scale", request.margin_scale, ("relative", "absolute")),
         ("--direction", request.direction, ("increase", "decrease")),
@@ -131,38 +150,35 @@ def _check_numbers(request: Request, name: str) -> None:
         if text is not None and text not in allowed:
             msg = f"{flag} {text!r}: must be {' or '.join(allowed)}"
             raise ValueError(msg)
-    _check_belonging(request, name)
 
 
 def _check_belonging(request: Request, name: str) -> None:
     """Refuse numbers and switches that would have no effect."""
-    is_resampling, gives_contrast = name in DEFAULT_REPLICATES, METHODS[name].gives_contrast
-    has_sizes = request.kind in ("mean", "proportion") and request.cluster is None
-    resampling = f"--method {', '.join(DEFAULT_REPLICATES)}"
     contrasts = [
         other
         for other, method in METHODS.items()
         if method.gives_contrast and request.kind in method.kinds
     ]
-    rules = (
-        ("--replicates", request.replicates is not None, is_resampling, resampling),
-        ("--seed", request.seed is not None, is_resampling, resampling),
-        ("--dunnett", request.dunnett, gives_contrast, f"--method {', '.join(contrasts)}"),
-        (
-            "--margin",
-            request.margin is not None,
-            gives_contrast,
-            f"--method {', '.join(contrasts)}",
-        ),
-        ("--direction", request.direction is not None, request.margin is not None, "--margin"),
+    has_sizes = request.kind in ("mean", "proportion") and request.cluster is None
+    resampling = (name in DEFAULT_REPLICATES, f"--method {', '.join(DEFAULT_REPLICATES)}")
+    contrast = (name in contrasts, f"--method {', '.join(contrasts)}")
+    rules: tuple[tuple[str, float | str | None, tuple[bool, str]], ...] = (
+        ("--quantile", request.quantile, (request.kind == "quantile", "--kind quantile")),
+        ("--replicates", request.replicates, resampling),
+        ("--seed", request.seed, resampling),
+        ("--dunnett", "" if request.dunnett else None, contrast),
+        ("--margin", request.margin, contrast),
+        ("--direction", request.direction, (request.margin is not None, "--margin")),
         (
             "--effect-sizes",
-            request.effect_sizes,
-            has_sizes,
-            "--kind mean or proportion without --cluster",
+            "" if request.effect_sizes else None,
+            (has_sizes, "--kind mean or proportion, without --cluster"),
         ),
     )
-    for flag, is_given, is_fitting, home in rules:
-        if is_given and not is_fitting:
-            msg = f"{flag} does not fit --kind {request.kind} --method {name}; it goes with {home}"
+    for flag, given, (fits, home) in rules:
+        if given is not None and not fits:
+            msg = (
+                f"{f'{flag} {given}'.strip()} does not fit --kind {request.kind} --method {name}; "
+                f"it goes with {home}"
+            )
             raise ValueError(msg)

@@ -122,34 +122,40 @@ def _margin_name(request: Request) -> str:
 
 
 def _margin_test(request: Request, comparison: Comparison) -> Row:
-    from experiments_dagster.stats.methods.moments.equivalence import equivalence
-    from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
+    from experiments_dagster.stats.methods.moments.equivalence import Equivalence, equivalence
+    from experiments_dagster.stats.methods.moments.non_inferiority import (
+        NonInferiority,
+        non_inferiority,
+    )
 
     contrast = comparison.margin_contrast
     if contrast is None or request.margin is None:
-        raise EstimationError("NOT_IDENTIFIED", "margin", "the effect has no standard error")
+        raise EstimationError("NOT_IDENTIFIED", "margin", "this effect has no normal score")
     is_relative = request.margin_scale == "relative"
-    difference = contrast.difference
-    row = {
-        "test": _margin_name(request),
-        "method": difference.method,
-        "estimate": difference.estimate / (difference.control_mean if is_relative else 1.0)
-        if difference.control_mean
-        else difference.estimate,
-    }
+    test: Equivalence | NonInferiority
     if request.direction is None:
-        tost = equivalence(
+        test = equivalence(
             contrast, margin=request.margin, relative=is_relative, alpha=request.alpha
         )
-        return row | dataclasses.asdict(tost) | {"is_equivalent": tost.is_equivalent}
-    result = non_inferiority(
-        contrast,
-        margin=request.margin,
-        higher_is_better=request.direction == "increase",
-        relative=is_relative,
-        alpha=request.alpha,
-    )
-    return row | dataclasses.asdict(result) | {"is_non_inferior": result.is_non_inferior}
+        conclusion = {"is_equivalent": test.is_equivalent}
+    else:
+        test = non_inferiority(
+            contrast,
+            margin=request.margin,
+            higher_is_better=request.direction == "increase",
+            relative=is_relative,
+            alpha=request.alpha,
+        )
+        conclusion = {"is_non_inferior": test.is_non_inferior, "is_inferior": test.is_inferior}
+    difference = contrast.difference
+    return {
+        "test": _margin_name(request),
+        "method": difference.method,
+        # A relative margin is tested with a control mean above zero only.
+        "estimate": difference.estimate / (difference.control_mean if is_relative else 1.0),
+        **dataclasses.asdict(test),
+        **conclusion,
+    }
 
 
 def effect_size_rows(request: Request, pairs: Mapping[str, Pair]) -> list[Row]:

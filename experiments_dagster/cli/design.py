@@ -219,11 +219,15 @@ def _power_sheet(document: dict[str, Any]) -> Sheet:
         ),
         columns=("", ""),
         rows=list(rows.items()),
-        left=2,
+        align="ll",
     )
 
 
 def _srm_sheet(counts: list[float], shares: list[float], document: dict[str, Any]) -> Sheet:
+    tests = (
+        f"chi-square {document['chi2']:.4f}, {document['df']} df, p {document['p_value']:.4g}; "
+        f"sequential p {document['sequential_p_value']:.4g}"
+    )
     return Sheet(
         title="sample-ratio mismatch",
         columns=("arm", "units", "share", "configured"),
@@ -231,10 +235,7 @@ def _srm_sheet(counts: list[float], shares: list[float], document: dict[str, Any
             (str(index), f"{count:,.0f}", f"{count / sum(counts):.4f}", f"{share:.4f}")
             for index, (count, share) in enumerate(zip(counts, shares, strict=True), start=1)
         ],
-        notes=[
-            f"chi-square {document['chi2']:.4f}, {document['df']} df, p {document['p_value']:.4g}; "
-            f"sequential p {document['sequential_p_value']:.4g}"
-        ],
+        notes=[tests],
     )
 
 

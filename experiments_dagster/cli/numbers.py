@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """A signed percentage, or a dash."""
-    return "-" if value is None else f"{value:+.{digits}%}"
+def percent(value: float | None, digits: int = 1, *, signed: bool = True) -> str:
+    """A percentage, or a dash.
+
+    Examples:
+        >>> percent(0.1349), percent(0.02845, signed=False), percent(0.12, 0)
+        ('+13.5%', '2.8%', '+12%')
+    """
+    if value is None:
+        return "-"
+    return f"{value:{'+' if signed else ''}.{digits}%}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 1) -> str:

@@ -22,6 +22,7 @@ OK, USAGE, CONTRACT, DAMAGED, NOT_ESTIMABLE = 0, 2, 3, 4, 5
 
 # Piped output has no width of its own; tables then take the room they need.
 MIN_WIDTH = 130
+MAX_WIDTH = 120  # of a sheet; words in wider ones go on a second line
 out = Console(highlight=False, width=None if sys.stdout.isatty() else MIN_WIDTH)
 err = Console(stderr=True, highlight=False)
 
@@ -38,15 +39,20 @@ OutMd = Annotated[
 class Sheet:
     """A table for people: in the terminal by rich, in a file as Markdown.
 
-    The first `left` columns hold words, the others numbers that align right. Columns without a
-    name have no header; notes are sentences below the table.
+    `align` has one letter per column, l or r; numbers align right, which is the default. Columns
+    without a name have no header; notes are sentences below the table.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: int = 0
+    align: str = ""
     notes: Sequence[str] = ()
+
+    @property
+    def is_number(self) -> list[bool]:
+        """Whether each column aligns right."""
+        return [letter == "r" for letter in self.align or "r" * len(self.columns)]
 
 
 def deliver(
@@ -66,7 +72,9 @@ def deliver(
     if as_json:
         print_json(document)
         return
-    for sheet in sheets:
+    for position, sheet in enumerate(sheets):
+        if position:
+            out.print()
         print_sheet(sheet)
 
 
@@ -89,22 +97,23 @@ def print_sheet(sheet: Sheet) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(sheet.columns))
-    for position, name in enumerate(sheet.columns):
-        is_number = position >= sheet.left
+    for name, is_number in zip(sheet.columns, sheet.is_number, strict=True):
         table.add_column(
             _escaped(name), justify="right" if is_number else "left", no_wrap=is_number
         )
     for row in sheet.rows:
         table.add_row(*map(_escaped, row))
-    out.print(_escaped(sheet.title))
-    out.print(table)
+    # A narrow terminal breaks the lines; cut to its width they would lose names and digits.
+    wide = Console(file=out.file, highlight=False, width=MAX_WIDTH)
+    wide.print(_escaped(sheet.title), soft_wrap=True)
+    wide.print(table)
     for note in sheet.notes:
-        out.print(_escaped(note))
+        wide.print(_escaped(note), soft_wrap=True)
 
 
 def markdown(sheet: Sheet) -> str:
     """The sheet as Markdown: heading, pipe table, list of notes."""
-    rules = [":---" if place < sheet.left else "---:" for place in range(len(sheet.columns))]
+    rules = ["---:" if is_number else ":---" for is_number in sheet.is_number]
     lines = [_pipes(sheet.columns), _pipes(rules), *map(_pipes, sheet.rows)]
     notes = ["", *(f"- {_one_line(note)}" for note in sheet.notes)] if sheet.notes else []
     return "\n".join([f"# {_one_line(sheet.title)}", "", *lines, *notes, ""])

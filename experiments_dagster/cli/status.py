@@ -17,6 +17,21 @@ from experiments_dagster.looks.records import Effect, Look
 from experiments_dagster.looks.take import deciding_look, open_ledger, recorded_looks
 from experiments_dagster.storage.manifest import Manifest
 
+EVIDENCE = (
+    "boundaries",
+    "anytime",
+    "deterioration",
+    "trust",
+    "novelty",
+    "segments",
+    "segment_tests",
+    "sensitivity",
+)
+ESTIMATORS = {
+    "cuped": "CUPED",
+    "pooled_theta": "pooled CUPED",
+    "post_stratified": "strata",
+}
 COLOURS = {"SHIP": "green", "DO_NOT_SHIP": "red", "INVALID": "red", "INCOMPLETE": "red"}
 
 
@@ -64,82 +79,96 @@ def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None
         "arms": [decision.model_dump(mode="json") for decision in look.decisions],
         # Effects of an unfair comparison are not to be read by scripts either.
         "metrics": [] if look.is_blocked else dumped["effects"],
-        "boundaries": [] if look.is_blocked else dumped["boundaries"],
-        "anytime": [] if look.is_blocked else dumped["anytime"],
+        **{name: [] if look.is_blocked else dumped[name] for name in EVIDENCE},
         "checks": dumped["checks"],
     }
 
 
 def verdict_table(project: Project, manifest: Manifest, slugs: list[str] | None = None) -> Table:
-    """Two lines per experiment and arm: what decides, and the naive numbers beside it."""
+    """Two lines per experiment and arm: what decides, and the naive numbers beside it.
+
+    Where an experiment has several success metrics, each has its two lines and its name.
+    """
+    experiments = [project.experiments[slug] for slug in slugs or project.experiments]
+    names_metric = any(experiment.success for experiment in experiments)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("experiment / arm", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("looks", justify="right")
+    if names_metric:
+        table.add_column("metric", no_wrap=True)
     table.add_column("estimate", no_wrap=True)
     table.add_column("lift", justify="right", no_wrap=True)
     table.add_column("std. error", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
     table.add_column("truth", justify="right", no_wrap=True)
-    table.add_column("variance removed", justify="right", no_wrap=True)
-    for slug in slugs or list(project.experiments):
-        experiment = project.experiments[slug]
+    table.add_column("variance removed", justify="right")
+    for experiment in experiments:
         looks = recorded_looks(open_ledger(manifest, experiment))
-        if not looks:
-            table.add_row(escape(slug), "-", "0", "no look yet")
-            continue
-        for arm in experiment.treatments:
-            for row in _arm_rows(experiment, looks, arm):
-                table.add_row(*row)
+        rows = [[escape(experiment.slug), "-", "0", "", "no look yet"]]
+        if looks:
+            rows = [
+                row for arm in experiment.treatments for row in _arm_rows(experiment, looks, arm)
+            ]
+        for row in rows:
+            table.add_row(*(row if names_metric else [*row[:3], *row[4:]]))
     return table
 
 
 def _arm_rows(experiment: Experiment, looks: list[Look], arm: str) -> list[list[str]]:
-    """The deciding numbers of an arm, and below them the naive ones."""
-    look, metric = deciding_look(experiment, arm, looks), experiment.primary.name
+    """The deciding numbers of an arm, and below them the naive ones, by success metric."""
     decision = next(item for item in looks[-1].decisions if item.arm == arm)
     colour = COLOURS.get(decision.verdict, "yellow")
-    verdict = f"[bold {colour}]{decision.verdict}[/]"
+    start = [escape(experiment.slug), f"[bold {colour}]{decision.verdict}[/]", str(len(looks))]
+    below = [f"  {escape(arm)}", "", ""]
     if decision.verdict == "INVALID":
-        hidden = "effects are hidden: the comparison is not fair"
-        return [[escape(experiment.slug), verdict, str(len(looks)), hidden], [f"  {escape(arm)}"]]
+        return [[*start, "", "effects are hidden: the comparison is not fair"], below]
+    look = deciding_look(experiment, arm, looks)
+    rows = []
+    for metric in experiment.success_metrics:
+        deciding, naive = _metric_rows(experiment, look, arm, metric.name)
+        rows += [[*start, escape(metric.name), *deciding], [*below, "", *naive]]
+        start = below = ["", "", ""]
+    truth = (experiment.spec.truth or {}).get(arm)
+    # The truth is that of the primary metric, which comes first.
+    rows[0][-2] = percent(truth, 0) if truth is not None else "-"
+    return rows
+
+
+def _metric_rows(
+    experiment: Experiment, look: Look, arm: str, metric: str
+) -> tuple[list[str], list[str]]:
+    """Estimate, lift, standard error, interval, truth and variance removed; then the naive ones."""
     deciding = look.effect(metric, arm, "relative_difference", adjusted=experiment.adjusts)
     naive = look.effect(metric, arm, "relative_difference", adjusted=False)
-    boundary = look.boundary(metric, arm)
+    boundary, sequence = look.boundary(metric, arm), look.anytime_of(arm, metric)
     saved = next((row for row in look.adjustments if (row.metric, row.arm) == (metric, arm)), None)
-    truth = (experiment.spec.truth or {}).get(arm)
     limits, kind = "-", "sequential"
-    if boundary is not None:
+    if boundary is not None and boundary.is_relative:
         limits = interval(boundary.limit_low, boundary.limit_high)
-    sequence = look.anytime_of(arm)
     if sequence is not None and not experiment.is_group_sequential:
         limits, kind = interval(sequence.relative_low, sequence.relative_high), "anytime"
-    return [
+    estimator = ESTIMATORS.get(experiment.plan.estimator.kind)
+    return (
         [
-            escape(experiment.slug),
-            verdict,
-            str(len(looks)),
-            f"CUPED, {kind}" if experiment.adjusts else kind,
+            f"{estimator}, {kind}" if estimator else kind,
             *_lift_cells(deciding),
             limits,
-            percent(truth, 0) if truth is not None else "-",
-            f"{saved.variance_reduction:.0%}" if saved else "-",
+            "-",
+            percent(saved.variance_reduction, 0, signed=False) if saved else "-",
         ],
         [
-            f"  {escape(arm)}",
-            "",
-            "",
             "[dim]naive[/]",
             *_lift_cells(naive),
             interval(naive.ci_low, naive.ci_high) if naive else "-",
         ],
-    ]
+    )
 
 
 def _lift_cells(effect: Effect | None) -> list[str]:
     if effect is None or effect.estimate is None or effect.std_error is None:
         return [effect.reason or "-" if effect else "-", "-"]
-    return [percent(effect.estimate), f"{effect.std_error:.7f}"]
+    return [percent(effect.estimate), percent(effect.std_error, signed=False)]
 
 
 def reason_lines(document: dict[str, Any]) -> list[str]:

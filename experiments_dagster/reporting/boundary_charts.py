@@ -76,7 +76,9 @@ def _z_scale(steps: list[_Step], *, bottom: float, top: float) -> Scale:
     finite = [step.row.critical_value for step in steps if step.row.critical_value is not None]
     closest = min([*finite, LARGEST_Z])
     high = max(LARGEST_Z, max(statistics) + 0.6)
-    low = min(-closest - 0.9, min(statistics) - 0.6, *(bound - 0.4 for _, bound in _futility(steps)))
+    low = min(
+        -closest - 0.9, min(statistics) - 0.6, *(bound - 0.4 for _, bound in _futility(steps))
+    )
     return Scale(max(low, -high), high, bottom, top)
 
 

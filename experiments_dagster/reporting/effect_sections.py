@@ -28,8 +28,6 @@ from experiments_dagster.reporting.metric_sections import (
     exploratory,
     guardrails,
     level_format,
-    safety,
-    successes,
 )
 from experiments_dagster.reporting.numbers import (
     DASH,
@@ -47,6 +45,7 @@ from experiments_dagster.reporting.numbers import (
 )
 from experiments_dagster.reporting.segment_sections import segments
 from experiments_dagster.reporting.sentences import boundary_note, sequential_limits, truth_sentence
+from experiments_dagster.reporting.success_sections import safety, successes
 from experiments_dagster.reporting.tables import crossed_words
 from experiments_dagster.reporting.trajectory import (
     LookPoint,
@@ -72,7 +71,7 @@ def effect_sections(
         ("secondary", "Exploratory metrics", exploratory(look, experiment)),
         ("segments", "Segments", segments(look, experiment)),
         ("novelty", "Effect by day since exposure", novelty(look, experiment)),
-        ("sensitivity", "Other methods", sensitivity(look, experiment)),
+        ("sensitivity", "Sensitivity to the method", sensitivity(look, experiment)),
     ]
     return [
         Section(name=name, title=title, blocks=tuple(blocks), hidden_because=hidden_because)
@@ -223,7 +222,9 @@ def _sequential(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
                 f"{arm}: test statistic on the clock of information; positive is the desired "
                 "direction. Below it the alpha spent so far."
             )
-            if any(point.boundary and point.boundary.futility_bound is not None for point in points):
+            if any(
+                point.boundary and point.boundary.futility_bound is not None for point in points
+            ):
                 caption += (
                     " Below the futility bound success has become unlikely; it is not binding, and "
                     "going on past it costs no type I error."

@@ -139,9 +139,7 @@ def _meta(look: Look, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def _reasons(
-    looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool
-) -> tuple[Cell, ...]:
+def _reasons(looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool) -> tuple[Cell, ...]:
     look = looks[-1]
     rows: list[Cell] = [
         f"{sentence(decision.reason)} Decided by {deciding_clause(decision)}."
@@ -215,11 +213,9 @@ def _notes(looks: Sequence[Look], experiment: Experiment, *, is_hidden: bool) ->
         for decision in look.decisions
         if decision.is_harmful
     ]
-    notes += [
-        Paragraph(words=(suspicion(row, look, experiment),), tone="warning")
-        for row in look.trust
-        if row.is_suspicious and not is_hidden
-    ]
+    warning = None if is_hidden else suspicion(look)
+    if warning is not None:
+        notes.append(Paragraph(words=(warning,), tone="warning"))
     if len(look.decisions) > 1:
         rows = tuple(
             (

@@ -14,6 +14,7 @@ from experiments_dagster.reporting.svg import Drawing, Scale
 _LONGEST = 3.0  # median half-widths that an interval may reach before it is cut
 _TOP = 46.0
 _TICK_ROOM = 62.0
+_BAND = "#f3f5f8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +31,11 @@ class ForestRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForestGroup:
-    """The levels of one segment under a heading."""
+    """The levels of one segment under its name; `p_value` is that of a difference between them."""
 
     heading: str
     rows: tuple[ForestRow, ...]
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +51,20 @@ class _Columns:
 
 
 def forest_plot(
-    overall: ForestRow, groups: Sequence[ForestGroup], *, shown: Format, title: str, width: int
+    overall: ForestRow,
+    groups: Sequence[ForestGroup],
+    *,
+    quantity: str,
+    shown: Format,
+    title: str,
+    width: int,
 ) -> str:
     """Effects by level as SVG; an interval beyond the scale is cut and carries an arrow.
 
     Args:
         overall: The effect among all units, drawn first and as a line through all rows.
         groups: Segments with their levels.
+        quantity: What the effects are, such as lift.
         shown: How an effect is written.
         title: For people who cannot see the picture.
         width: Pixels; below 560 the layout is that of a phone.
@@ -74,7 +83,7 @@ def forest_plot(
     levels = [row for group in groups for row in group.rows]
     start, end = (118.0, width - 84.0) if narrow else (254.0, width - 172.0)
     x = _effect_scale([overall, *levels], start=start, end=end)
-    _header(drawing, columns)
+    _header(drawing, columns, quantity)
     _axis(drawing, x, shown, bottom)
     at = x(overall.estimate)
     drawing.line((at, _TOP), (at, bottom), stroke=svg.BLUE, dash="4 4")
@@ -83,7 +92,7 @@ def forest_plot(
     _row(drawing, columns, x, y, overall, shown, largest=largest, bold=True)
     for group in groups:
         y += columns.step
-        _heading(drawing, columns, y, group.heading)
+        _heading(drawing, columns, y, group)
         for row in group.rows:
             y += columns.step
             _row(drawing, columns, x, y, row, shown, largest=largest, bold=False)
@@ -106,15 +115,15 @@ def _effect_scale(rows: list[ForestRow], *, start: float, end: float) -> Scale:
     return Scale(low - pad, high + pad, start, end)
 
 
-def _header(drawing: Drawing, columns: _Columns) -> None:
+def _header(drawing: Drawing, columns: _Columns, quantity: str) -> None:
     y = _TOP - 18
     if columns.is_narrow:
         drawing.text((columns.label, y), "level, units", size=11)
-        drawing.text((columns.effect, y), "effect, corr. p", anchor="end", size=11)
+        drawing.text((columns.effect, y), f"{quantity}, corrected p", anchor="end", size=11)
         return
     drawing.text((columns.label, y), "level", size=11.5)
     drawing.text((columns.units, y), "units", anchor="end", size=11.5)
-    drawing.text((columns.effect, y), "effect", anchor="end", size=11.5)
+    drawing.text((columns.effect, y), quantity, anchor="end", size=11.5)
     drawing.text((columns.p, y), "corrected p", anchor="end", size=11.5)
 
 
@@ -127,12 +136,16 @@ def _axis(drawing: Drawing, x: Scale, shown: Format, bottom: float) -> None:
         drawing.text((x(value), bottom + 18), tick(value, shown), anchor="middle", size=11)
 
 
-def _heading(drawing: Drawing, columns: _Columns, y: float, words: str) -> None:
-    top = y - columns.step / 2
-    drawing.line((14, top), (drawing.width - 14, top), stroke=svg.EDGE)
-    room = drawing.width - 2 * columns.label
-    text = svg.fit(words, 11.5, room)
-    drawing.text((columns.label, y + 6), text, size=11.5, bold=True, fill=svg.INK, halo=True)
+def _heading(drawing: Drawing, columns: _Columns, y: float, group: ForestGroup) -> None:
+    top, right = y - columns.step / 2, drawing.width - 14
+    drawing.rect((14, top + 1), (right - 14, columns.step - 2), fill=_BAND)
+    words = ""
+    if group.p_value is not None:
+        words = f"difference between levels: p {p_value(group.p_value)}"
+    room = right - columns.label - svg.text_width(words, 11.5) - 12
+    name = svg.fit(group.heading, 12, room)
+    drawing.text((columns.label, y + 4), name, bold=True, fill=svg.INK)
+    drawing.text((columns.p, y + 4), words, anchor="end", size=11.5)
 
 
 def _row(

@@ -20,6 +20,7 @@ from experiments_dagster.reporting.trajectory import (
 NARROW = 560
 DATE_SPACE = 48
 Interval = tuple[float, float]
+_CROSSED = {"desired": "crossed: better", "undesired": "crossed: worse"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +232,8 @@ def _legend(drawing: Drawing, experiment: Experiment, points: list[LookPoint]) -
         rows.append(("bar", f"repeated {sequential} (decides)"))
     if any(point.anytime for point in points):
         rows.append(("band", f"confidence sequence {sequential}"))
-    if any(point.boundary and point.boundary.crossed != "none" for point in points):
-        rows.append(("crossed", "boundary crossed"))
+    crossed = {point.boundary.crossed for point in points if point.boundary}
+    rows += [(side, words) for side, words in _CROSSED.items() if side in crossed]
     if any(point.boundary is None or point.boundary.critical_value is None for point in points):
         rows.append(("hollow", "no boundary at this look"))
     if any(point.estimate is None for point in points):
@@ -259,8 +260,8 @@ def _key(drawing: Drawing, kind: str, at: tuple[float, float]) -> None:
         drawing.rect((x - 5, y - 7), (10, 14), fill=svg.BAR, radius=1.5)
     elif kind == "band":
         drawing.rect((x - 7, y - 6), (14, 12), fill=svg.SHADE, stroke=svg.EDGE)
-    elif kind == "crossed":
-        drawing.dot((x, y), 5.2, fill=svg.GREEN)
+    elif kind in _CROSSED:
+        drawing.dot((x, y), 5.2, fill=svg.GREEN if kind == "desired" else svg.RED)
     elif kind == "hollow":
         drawing.dot((x, y), 4.2, fill=svg.PAPER, stroke=svg.INK, width=1.5)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
@@ -39,10 +38,8 @@ from experiments_dagster.reporting.trajectory import (
     deciding_effect,
     first_crossing,
     fraction_of,
-    harm_shown,
     last_boundary,
     planned_count,
-    success_crossing,
 )
 
 NAIVE = "Naive: valid only if this were the only look"
@@ -79,7 +76,7 @@ def _guardrail_row(
     statistic: Cell = DASH
     if row is not None:
         limits = exact_interval(row.limit_low, row.limit_high, shown, row.no_stop_reason)
-        statistic = _against(row)
+        statistic = against(row)
     return (
         metric.name,
         arm,
@@ -91,7 +88,7 @@ def _guardrail_row(
     )
 
 
-def _against(row: Boundary) -> Cell:
+def against(row: Boundary) -> Cell:
     """The statistic beside the value that it must reach."""
     statistic = exact(row.statistic, signed)
     if row.critical_value is None:
@@ -109,133 +106,6 @@ def _guardrail_state(looks: Sequence[Look], metric: str, arm: str) -> str:
     return "open" if last_boundary(looks, metric, arm) is not None else "not estimable"
 
 
-def successes(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
-    """All success metrics with their shares of alpha; one alone needs no such table."""
-    if not experiment.success:
-        return []
-    several_arms = len(experiment.treatments) > 1
-    rows = [
-        _success_row(looks, experiment, metric, arm)
-        for metric in experiment.success_metrics
-        for arm in experiment.treatments
-    ]
-    sequential = "repeated" if experiment.is_group_sequential else "confidence sequence"
-    statistic = "z" if experiment.is_group_sequential else "p at any time"
-    header = ("metric", "arm", "share of alpha", "lift", f"{sequential} interval", statistic, "state")
-    number_of = len(experiment.success_metrics) * len(experiment.treatments)
-    caption = (
-        f"Any one of these metrics may ship the treatment, so alpha {alpha(experiment.plan.alpha)} "
-        f"is split equally over {number_of} hypotheses (metrics times arms, Bonferroni); intervals "
-        f"at {level(1 - experiment.alpha_per_hypothesis)}. The first one is the primary metric."
-    )
-    shown = _without_arm(header, "llrrrrl", rows, keep=several_arms)
-    return [Table(**shown, caption=caption, strong=frozenset(range(len(experiment.treatments))))]
-
-
-def _success_row(
-    looks: Sequence[Look], experiment: Experiment, metric: Metric, arm: str
-) -> tuple[Cell, ...]:
-    look = looks[-1]
-    row, sequence = look.boundary(metric.name, arm), look.anytime_of(arm, metric.name)
-    estimand: Estimand = "relative_difference"
-    if row is not None and not row.is_relative:
-        estimand = "difference"
-    shown = lift if estimand == "relative_difference" else difference_format(metric)
-    effect = deciding_effect(look, experiment, metric.name, arm, estimand)
-    reason = effect.reason if effect else "IMMATURE"
-    limits: Cell = missing(reason or "no boundary at this look")
-    statistic: Cell = DASH
-    if row is not None:
-        limits = exact_interval(row.limit_low, row.limit_high, shown, row.no_stop_reason)
-        statistic = _against(row)
-    elif sequence is not None and not experiment.is_group_sequential:
-        limits = exact_interval(sequence.relative_low, sequence.relative_high, lift, reason)
-        statistic = exact(sequence.p_value, p_value)
-    return (
-        metric.name,
-        arm,
-        exact(experiment.alpha_per_hypothesis, alpha),
-        exact(effect.estimate if effect else None, shown, reason),
-        limits,
-        statistic,
-        _success_state(looks, experiment, metric, arm),
-    )
-
-
-def _success_state(
-    looks: Sequence[Look], experiment: Experiment, metric: Metric, arm: str
-) -> str:
-    worse = success_crossing(looks, experiment, metric, arm, "undesired")
-    if worse is not None:
-        return f"worse (shown at {_when(worse)})"
-    better = success_crossing(looks, experiment, metric, arm, "desired")
-    if better is not None:
-        return f"improved (shown at {_when(better)})"
-    is_known = any(
-        look.boundary(metric.name, arm) or look.anytime_of(arm, metric.name) for look in looks
-    )
-    return "open" if is_known else "not estimable"
-
-
-def _when(look: Look) -> str:
-    return "this peek" if look.look is None else f"look {look.look}"
-
-
-def safety(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
-    """The monitor of deterioration: every success metric and guardrail against plain harm."""
-    if not any(look.deterioration for look in looks):
-        return []
-    metrics = (*experiment.success_metrics, *(metric for _, metric in experiment.guardrails))
-    rows = [
-        _safety_row(looks, metric, arm) for metric in metrics for arm in experiment.treatments
-    ]
-    total = sum(row.alpha for row in looks[-1].deterioration)
-    caption = (
-        "One-sided confidence sequences against any harm, valid at every look and every peek. "
-        "They have a level of their own"
-        f"{f', {alpha(total)} in total' if len(looks[-1].deterioration) == len(rows) else ''}, "
-        "and take nothing from the alpha of success. The statistic points towards harm; harm is "
-        "shown where it reaches the critical value."
-    )
-    header = ("metric", "arm", "alpha", "statistic", "critical value", "state")
-    shown = _without_arm(header, "llrrrl", rows, keep=len(experiment.treatments) > 1)
-    harmed = frozenset(k for k, row in enumerate(rows) if str(row[-1]).startswith("harm"))
-    return [Table(**shown, caption=caption, strong=harmed)]
-
-
-def _safety_row(looks: Sequence[Look], metric: Metric, arm: str) -> tuple[Cell, ...]:
-    row = next(
-        (r for r in looks[-1].deterioration if (r.metric, r.arm) == (metric.name, arm)), None
-    )
-    harmful = harm_shown(looks, metric.name, arm)
-    state = "not watched yet: too few units" if row is None else "no harm shown"
-    if harmful is not None:
-        state = f"harm shown at {_when(harmful)}"
-    if row is None:
-        return (metric.name, arm, DASH, DASH, DASH, state)
-    return (
-        metric.name,
-        arm,
-        exact(row.alpha, alpha),
-        exact(row.statistic, signed),
-        exact(row.critical_value, number),
-        state,
-    )
-
-
-def _without_arm(
-    header: tuple[str, ...], align: str, rows: Sequence[tuple[Cell, ...]], *, keep: bool
-) -> dict[str, Any]:
-    """The parts of a table, without its column of arms (the second) where there is one arm."""
-    if keep:
-        return {"header": header, "align": align, "rows": tuple(rows)}
-    return {
-        "header": (header[0], *header[2:]),
-        "align": align[0] + align[2:],
-        "rows": tuple((row[0], *row[2:]) for row in rows),
-    }
-
-
 def exploratory(look: Look, experiment: Experiment) -> list[Block]:
     """Secondary metrics, labelled as what they are: for information."""
     rows = [
@@ -245,25 +115,26 @@ def exploratory(look: Look, experiment: Experiment) -> list[Block]:
     ]
     if not rows:
         return []
-    methods = {row.correction for row in look.effects if row.role == "secondary"} - {None}
-    words, note = "fixed-horizon, unadjusted for multiplicity", ""
-    if methods:
-        names = ", ".join(CORRECTIONS.get(name or "", name or "") for name in sorted(map(str, methods)))
-        words = f"fixed-horizon, p corrected together ({names})"
-        note = (
-            f" p is that of the difference; corrected by {names} over {plural(len(rows), 'planned hypothesis', 'planned hypotheses')}."
-        )
+    used = {row.correction for row in look.effects if row.role == "secondary" and row.correction}
+    names = ", ".join(CORRECTIONS.get(name, name) for name in sorted(used))
+    how = f"p corrected together ({names})" if used else "unadjusted for multiplicity"
+    words = f"For information only: fixed-horizon, {how}. No decision rests on these rows."
+    caption = f"Intervals at {level(1 - experiment.plan.alpha)}. {NAIVE}."
+    if used:
+        family = plural(len(rows), "planned hypothesis", "planned hypotheses")
+        caption += f" p is that of the difference, corrected over {family}."
     kind = "adjusted" if experiment.adjusts else "unadjusted"
-    header = ("metric", "arm", "control", "treatment", f"lift, {kind}", "naive interval", "naive p", "corrected p")
-    align = "llrrrrrr"
-    if not methods:
-        header, align, rows = header[:-1], align[:-1], [row[:-1] for row in rows]
-    shown = _without_arm(header, align, rows, keep=len(experiment.treatments) > 1)
-    naive = f"Intervals at {level(1 - experiment.plan.alpha)}. {NAIVE}.{note}"
-    return [
-        Paragraph(words=(f"For information only: {words}. No decision rests on these rows.",), tone="muted"),
-        Table(**shown, caption=naive),
-    ]
+    header = ("metric", "arm", "control", "treatment", f"lift, {kind}", "naive interval",
+              "naive p", "corrected p")  # fmt: skip
+    width = len(header) if used else -1
+    table = table_of_arms(
+        header[:width],
+        "llrrrrrr"[:width],
+        [row[:width] for row in rows],
+        caption=caption,
+        has_arms=len(experiment.treatments) > 1,
+    )
+    return [Paragraph(words=(words,), tone="muted"), table]
 
 
 def _exploratory_row(
@@ -290,10 +161,11 @@ def _exploratory_row(
 
 def information_facts(look: Look, experiment: Experiment) -> Facts:
     """What the plan aimed at and how much of it is there, for section power."""
+    own = alpha(experiment.alpha_per_hypothesis)
     rows: list[tuple[str, Cell]] = [
         ("Planned effect (MDE)", f"{declared(experiment.plan.mde)} relative"),
         ("Power at that effect", share(experiment.plan.power)),
-        ("Alpha", f"{alpha(experiment.plan.alpha)}, {alpha(experiment.alpha_per_hypothesis)} per hypothesis"),
+        ("Alpha", f"{alpha(experiment.plan.alpha)}, {own} per hypothesis"),
     ]
     if look.frozen is None:
         rows.append(("Planned information", missing("IMMATURE")))
@@ -306,8 +178,13 @@ def information_facts(look: Look, experiment: Experiment) -> Facts:
             row = look.boundary(experiment.primary.name, arm)
             reached = exact(fraction_of(look, experiment.primary.name, arm), share, "IMMATURE")
             value = phrase("{} of {} planned", reached, exact(planned, number))
-        XX = phrase("{}: {}", value, exact(row.information, number))
+            if row is not None:
+                value = phrase("{}: {}", value, exact(row.information, number))
             rows.append((f"Information (1 / variance), {arm}", value))
+            if row is not None and row.beta_spent is not None:
+                beta = alpha(1 - experiment.plan.power)
+                spent = phrase("{} of {}", exact(row.beta_spent, alpha), beta)
+                rows.append((f"Type II error spent on futility, {arm}", spent))
     planned_looks = planned_count(experiment)
     if planned_looks is not None:
         rows.append(("Looks", f"{look.planned_index} of {planned_looks} planned"))
@@ -322,3 +199,23 @@ def level_format(metric: Metric) -> Format:
 def difference_format(metric: Metric) -> Format:
     """How a difference of two means of the metric is written."""
     return points if metric.is_indicator else signed
+
+
+def table_of_arms(
+    header: tuple[str, ...],
+    align: str,
+    rows: Sequence[tuple[Cell, ...]],
+    *,
+    caption: Cell,
+    has_arms: bool,
+    strong: frozenset[int] = frozenset(),
+) -> Table:
+    """A table whose second column is the arm; without it where there is one arm only."""
+    kept = [k for k in range(len(header)) if has_arms or k != 1]
+    return Table(
+        header=tuple(header[k] for k in kept),
+        align="".join(align[k] for k in kept),
+        rows=tuple(tuple(row[k] for k in kept) for row in rows),
+        caption=caption,
+        strong=strong,
+    )

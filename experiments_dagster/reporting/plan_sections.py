@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
 from experiments_dagster.config.experiment import CapQuantile, CapValue
+from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment, canonical_hash
 from experiments_dagster.looks.records import Check, Look
 from experiments_dagster.reporting.blocks import (
@@ -42,7 +43,6 @@ METHODS = {
     "lin": "Lin regression with treatment-covariate interactions (CUPED)",
     "ratio": "difference of ratios, delta method",
     "ratio_adjusted": "difference of ratios, covariate-adjusted",
-    "ratio_adjusted": "difference of ratios, covariate-adjusted",
     "cuped_pooled_theta": "CUPED with one pooled coefficient",
     "post_stratified": "differences within strata, weighted by their shares",
     "quantile": "difference of quantiles",
@@ -69,6 +69,7 @@ def tested(look: Look, experiment: Experiment) -> list[Block]:
                       f"{experiment.timezone}")),
         ("Randomised unit", experiment.unit),
         ("Primary metric", _metric_words(experiment)),
+        *_further_facts(experiment),
         ("Looks", design_words(experiment)),
         ("Plan hash", look.plan_hash),
     ]  # fmt: skip
@@ -84,8 +85,21 @@ def tested(look: Look, experiment: Experiment) -> list[Block]:
     ]
 
 
+def _further_facts(experiment: Experiment) -> list[tuple[str, Cell]]:
+    """What a plan may have beside its primary metric; nothing where it has not."""
+    names = {
+        "Further success metrics": [metric.name for metric in experiment.success],
+        "Exploratory metrics": [metric.name for metric in experiment.secondary],
+        "Segments (exploratory)": list(experiment.segments),
+        "Randomised together": [experiment.plan.cluster] if experiment.plan.cluster else [],
+    }
+    return [(label, ", ".join(listed)) for label, listed in names.items() if listed]
+
+
 def _metric_words(experiment: Experiment) -> str:
     metric = experiment.primary
+    if metric.is_summary:
+        return f"{metric.name} (moments from the source); {direction_words(experiment)}"
     window = f"days {metric.start_day} to {metric.end_day} after first exposure"
     unit = f", {metric.display_unit}" if metric.display_unit else ""
     return f"{metric.name} ({metric.kind}{unit}), {window}; {direction_words(experiment)}"
@@ -189,7 +203,7 @@ def method_card(look: Look, experiment: Experiment) -> list[Block]:
     for effect in look.effects:
         key = (effect.method, effect.inference)
         if effect.variance_formula:
-            label = "lift" if effect.estimand == "relative_difference" else "difference"
+            label = "lift" if effect.is_relative else "difference"
             formulas.setdefault(key, {})[label] = effect.variance_formula
         names.setdefault(key, set()).add(effect.metric)
     rows = tuple(
@@ -219,12 +233,12 @@ def _assumptions(experiment: Experiment) -> list[Cell]:
             f"The unit of analysis is the unit of randomisation ({experiment.unit}); the first "
             "exposure counts and units seen in two arms are left out."
         ),
-        (
-            f"Complete cohorts: a unit counts when all {metric.end_day} days of its window are "
-            "observed; later ones are still open."
-        ),
+        _cohort_words(metric),
     ]
-    if experiment.adjusts:
+    if experiment.plan.estimator.kind == "post_stratified":
+        strata = ", ".join(experiment.stratify_by)
+        rows.append(f"The strata ({strata}) are as of the first exposure.")
+    elif experiment.adjusts:
         rows.append(
             "The covariates are the same measures in the "
             f"{experiment.plan.estimator.covariate_days} days before exposure, which the arm "
@@ -233,17 +247,20 @@ def _assumptions(experiment: Experiment) -> list[Cell]:
     if experiment.is_group_sequential:
         rows.append(
             f"Looks follow the plan ({design_words(experiment)}); the error rate over all looks "
-            f"is {alpha(experiment.alpha_per_hypothesis)} per arm, two-sided."
+            f"is {alpha(experiment.alpha_per_hypothesis)} per {_hypothesis(experiment)}, two-sided."
         )
     rows.append(
-        f"The {level(1 - experiment.alpha_per_hypothesis)} confidence sequence is asymptotic and starts "
-        "when the arms are large enough."
+        f"The {level(1 - experiment.alpha_per_hypothesis)} confidence sequence is asymptotic and "
+        "starts when the arms are large enough."
     )
+    split = []
     if len(experiment.treatments) > 1:
-        rows.append(
-            f"Alpha {alpha(experiment.plan.alpha)} is split over {len(experiment.treatments)} "
-            "treatment arms (Bonferroni)."
-        )
+        split.append(plural(len(experiment.treatments), "treatment arm"))
+    if experiment.success:
+        split.append(plural(len(experiment.success_metrics), "success metric"))
+    if split:
+        shares = " and ".join(split)
+        rows.append(f"Alpha {alpha(experiment.plan.alpha)} is split over {shares} (Bonferroni).")
     cap = experiment.plan.cap
     if isinstance(cap, CapValue):
         rows.append(f"Values per unit above {number(cap.value)} count as {number(cap.value)}.")
@@ -251,6 +268,24 @@ def _assumptions(experiment: Experiment) -> list[Cell]:
         quantile = share(cap.quantile)
         rows.append(f"Values per unit are capped at the {quantile} quantile of the pre-period.")
     return rows
+
+
+def _hypothesis(experiment: Experiment) -> str:
+    return "success metric and arm" if experiment.success else "arm"
+
+
+def _cohort_words(metric: Metric) -> str:
+    if metric.is_open_ended:
+        return (
+            "Open-ended: a unit counts at once and its value may still grow; the joint law of the "
+            "looks takes that into account only as far as the plan says."
+        )
+    if metric.is_summary:
+        return "Complete cohorts: the source sends a unit's moments when its value is final."
+    return (
+        f"Complete cohorts: a unit counts when all {metric.end_day} days of its window are "
+        "observed; later ones are still open."
+    )
 
 
 def lineage(look: Look, experiment: Experiment) -> list[Block]:

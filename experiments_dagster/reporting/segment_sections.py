@@ -76,7 +76,7 @@ def _forest(
             drawn = [_forest_row(rows, p_values, test.segment, name) for name in tested]
             is_complete = is_complete and None not in drawn
             kept = tuple(row for row in drawn if row is not None)
-            groups.append(ForestGroup(heading=_heading(test), rows=kept))
+            groups.append(ForestGroup(heading=test.segment, rows=kept, p_value=test.p_value))
         everyone = _row_of(overall, "all units") if overall is not None else None
         if is_complete and everyone is not None and any(group.rows for group in groups):
             return _figure(look, metric.name, arm, everyone, groups, shown)
@@ -92,8 +92,9 @@ def _figure(
     shown: Format,
 ) -> Figure:
     title = f"{metric}: effect of {arm} by segment"
+    quantity = "lift" if shown is lift else "difference"
     wide, phone = (
-        forest_plot(everyone, groups, shown=shown, title=title, width=width)
+        forest_plot(everyone, groups, quantity=quantity, shown=shown, title=title, width=width)
         for width in (WIDE, PHONE)
     )
     rows = [row for row in look.segments if row.arm == arm]
@@ -101,10 +102,10 @@ def _figure(
     method = next((row.correction for row in rows if row.correction), None)
     named = CORRECTIONS.get(method or "", method or "none")
     caption = (
-        f"{metric}, {arm}: {'lift' if shown is lift else 'difference'} by level"
+        f"{metric}, {arm}: {quantity} by level"
         f"{f' with naive {level(confidence)} intervals' if confidence else ''}; larger dots have "
-        f"more units. The p-value of each effect is corrected over all segments, levels and arms "
-        f"({named})."
+        "more units. p asks whether the level has any effect; it is corrected over all segments, "
+        f"levels and arms ({named})."
     )
     return figure(wide, phone, caption)
 
@@ -138,12 +139,6 @@ def _row_of(effect: Effect, name: str, p_adjusted: float | None = None) -> Fores
     )
 
 
-def _heading(test: SegmentTest) -> str:
-    if test.p_value is None:
-        return test.segment
-    return f"{test.segment} (differs between levels? p {p_value(test.p_value)})"
-
-
 def _tables(look: Look, experiment: Experiment, tests: list[SegmentTest]) -> list[Block]:
     """Each level against the rest, Cochran's Q per segment, and what was not tested and why."""
     shown = difference_format(experiment.primary)
@@ -158,8 +153,8 @@ def _tables(look: Look, experiment: Experiment, tests: list[SegmentTest]) -> lis
         unit = experiment.primary.display_unit
         caption = (
             "How far the effect in a level is from that among all other units"
-            f"{f', in {unit}' if unit else ''}; p corrected over the levels of the segment "
-            f"({CORRECTIONS['bh']})."
+            f"{f', in {unit}' if unit else ''}. p asks whether there is any gap; it is corrected "
+            f"over the levels of the segment ({CORRECTIONS['bh']})."
         )
         header = ("segment", "level", "effect minus the rest", "std. error", "p", "corrected p")
         blocks.append(Table(header=header, rows=tuple(rows), align="llrrrr", caption=caption))

@@ -193,9 +193,13 @@ def _stop_steps(look: Look) -> list[Cell]:
     ]
     if decision is not None and decision.clause.endswith("futility"):
         steps.append(
-            "Do not report that there is no effect: success has become unlikely, which is less. The "
-            "bound is not binding; going on to the planned end costs no type I error."
+            "Do not report that there is no effect: success has become unlikely, which is less."
         )
+        if not look.is_planned_end:
+            steps.append(
+                "The futility bound is not binding: going on to the planned end costs no type I "
+                "error, only time."
+            )
     return steps
 
 

@@ -71,9 +71,7 @@ def anytime_of(look: Look, arm: str) -> AnytimeInterval | None:
     return look.anytime_of(arm)
 
 
-def first_crossing(
-    looks: Sequence[Look], metric: str, arm: str, direction: Side
-) -> Look | None:
+def first_crossing(looks: Sequence[Look], metric: str, arm: str, direction: Side) -> Look | None:
     """The first look whose boundary was crossed in a direction."""
     for look in looks:
         row = look.boundary(metric, arm)

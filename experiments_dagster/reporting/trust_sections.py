@@ -20,7 +20,11 @@ from experiments_dagster.reporting.blocks import (
     phrase,
 )
 from experiments_dagster.reporting.charts import novelty_chart
-from experiments_dagster.reporting.metric_sections import NAIVE, difference_format
+from experiments_dagster.reporting.metric_sections import (
+    NAIVE,
+    difference_format,
+    table_of_arms,
+)
 from experiments_dagster.reporting.numbers import (
     DASH,
     Format,
@@ -40,31 +44,25 @@ from experiments_dagster.stats.novelty import WARN_P
 from experiments_dagster.stats.trust import PRIOR_BAND, TWYMAN_RATIO
 
 # What each method of the sensitivity list estimates, by its name in the rows and in the plan.
-ESTIMANDS = {
-    "welch_log1p": (
-        "Welch on ln(1 + value)",
-        "difference of mean logs: counts relative changes, so that the largest values weigh less; "
-        "not a lift of the mean",
-    ),
-    "yuen": (
-        "trimmed means (Yuen)",
-        "difference of means without the lowest and highest fifth of each arm: the middle of the "
-        "units, not all of them",
-    ),
-    "mann_whitney": (
-        "ranks (Mann-Whitney)",
-        "how much more often than in half of all pairs a treated unit has the larger value; says "
-        "nothing about size",
-    ),
-    "poisson_bootstrap": (
-        "bootstrap",
-        "difference of means, with an interval from resampling instead of a normal distribution",
-    ),
-    "permutation": (
-        "permutation",
-        "difference of means; p from re-drawing the arms, interval by Welch",
-    ),
+METHODS = {
+    "welch_log1p": "Welch on ln(1 + value)",
+    "yuen": "trimmed means (Yuen)",
+    "mann_whitney": "ranks (Mann-Whitney)",
+    "poisson_bootstrap": "bootstrap",
+    "permutation": "permutation",
 }
+ESTIMANDS = {
+    "welch_log1p": "difference of mean logs: relative changes count, so that the largest values "
+    "weigh less; not a lift of the mean",
+    "yuen": "difference of means without the lowest and highest fifth of each arm: the middle of "
+    "the units, not all of them",
+    "mann_whitney": "how much more often than in half of all pairs the treated unit has the larger "
+    "value; nothing about size",
+    "poisson_bootstrap": "difference of means; interval from resampling, not from a normal "
+    "distribution",
+    "permutation": "difference of means; p from re-drawing the arms, interval by Welch",
+}
+FIND_THE_FAULT = "Look for a fault in logging, assignment or exposure before believing it."
 PLANNED_NAMES = {"log1p": "welch_log1p", "trimmed": "yuen", "bootstrap": "poisson_bootstrap"}
 
 
@@ -72,11 +70,11 @@ def trust(look: Look, experiment: Experiment) -> list[Block]:
     """Too good to be true, false wins, lifts drawn towards the prior, and too little data."""
     if not look.trust:
         return []
-    blocks: list[Block] = [
-        Paragraph(words=(suspicion(row, look, experiment),), tone="warning")
-        for row in look.trust
-        if row.is_suspicious
-    ]
+    blocks: list[Block] = []
+    suspicious = [row for row in look.trust if row.is_suspicious]
+    if suspicious:
+        words = (*(_suspicion(row, look, experiment) for row in suspicious), FIND_THE_FAULT)
+        blocks.append(Paragraph(words=words, tone="warning"))
     blocks += [
         Paragraph(words=(_underpowered(row, look, experiment),), tone="note")
         for row in look.trust
@@ -85,26 +83,30 @@ def trust(look: Look, experiment: Experiment) -> list[Block]:
     return [*blocks, _trust_table(look, experiment), *_false_wins(look, experiment)]
 
 
-def suspicion(row: Trust, look: Look, experiment: Experiment) -> Cell:
-    """The warning that an effect is too large to be likely."""
+def suspicion(look: Look) -> Cell | None:
+    """The warning at the top of a report that an effect is too large to be likely."""
+    names = [f"{row.metric} ({row.arm})" for row in look.trust if row.is_suspicious]
+    if not names:
+        return None
+    return phrase(
+        "Too large to be true? The effect on {} is far beyond what the prior and the noise allow. "
+        "{} See “How far to trust this”.",
+        ", ".join(names),
+        FIND_THE_FAULT,
+    )
+
+
+def _suspicion(row: Trust, look: Look, experiment: Experiment) -> Cell:
     effect = _lift(look, experiment, row)
     return phrase(
-        "Too {} to be true? The lift of {} in {}, {}, is {} times the spread that the prior and "
-        "the noise allow; the limit is {}. Look for a fault in logging, assignment or exposure "
-        "before believing it.",
-        "large" if effect is None or not _is_desired(effect, row, experiment) else "good",
+        "Too large to be true? The lift of {} in {}, {}, is {} times the spread that the prior and "
+        "the noise allow; the limit is {}.",
         row.metric,
         row.arm,
         exact(effect.estimate if effect else None, lift),
         exact(row.twyman_ratio, number),
         f"{TWYMAN_RATIO:g}",
     )
-
-
-def _is_desired(effect: Effect, row: Trust, experiment: Experiment) -> bool:
-    metric = next((m for m in experiment.success_metrics if m.name == row.metric), None)
-    is_rise = (effect.estimate or 0.0) > 0
-    return metric is not None and is_rise == (metric.direction == "increase")
 
 
 def _underpowered(row: Trust, look: Look, experiment: Experiment) -> Cell:
@@ -142,12 +144,15 @@ def _trust_table(look: Look, experiment: Experiment) -> Table:
         )
     priors = dict.fromkeys(f"{row.prior} prior ({_prior_words(row)})" for row in look.trust)
     caption = (
-        f"Shrunk: drawn towards no effect by the {' and the '.join(priors)}. It is what to plan "
-        "with after a win; the verdict rests on the raw lift. The last column is the lift in "
-        f"units of what prior and noise allow; above {TWYMAN_RATIO:g} is suspicious."
+        f"Shrunk (with its standard error): drawn towards no effect by the "
+        f"{' and the '.join(priors)}. Plan with it after a win; the verdict rests on the raw lift. "
+        "Size: the raw lift in units of the spread that prior and noise allow; above "
+        f"{TWYMAN_RATIO:g} it is suspicious."
     )
-    header = ("metric", "arm", "raw lift", "shrunk lift", "its std. error", "size")
-    return Table(header=header, rows=tuple(rows), align="llrrrr", caption=caption)
+    header = ("metric", "arm", "raw lift", "shrunk lift", "std. error", "size against prior")
+    return table_of_arms(
+        header, "llrrrr", rows, caption=caption, has_arms=len(experiment.treatments) > 1
+    )
 
 
 def _prior_words(row: Trust) -> str:
@@ -170,16 +175,16 @@ def _false_win_words(low: float, high: float, experiment: Experiment) -> Cell:
     prior = experiment.plan.prior
     if prior is not None and prior.share_true is not None:
         return phrase(
-            "False wins: of what this plan calls a win, {} has no effect behind it ({}), if {} of "
-            "the changes tested truly work, as the plan declares.",
+            "False wins: {} of the wins that such a plan declares have no effect behind them ({}), "
+            "if {} of the changes tested truly work, as the plan says.",
             exact(high, share),
             one_in(high),
             share(prior.share_true),
         )
     return phrase(
-        "False wins: of what this plan calls a win, between {} and {} has no effect behind it "
-        "({} to {}), if {} down to {} of the changes tested truly work; the plan declares no "
-        "share of its own.",
+        "False wins: {} to {} of the wins that such a plan declares have no effect behind them "
+        "({} to {}), if {} to {} of the changes tested truly work. The plan gives no share of its "
+        "own.",
         exact(low, share),
         exact(high, share),
         one_in(low),
@@ -247,8 +252,8 @@ def sensitivity(look: Look, experiment: Experiment) -> list[Block]:
     if not look.sensitivity:
         return []
     words = (
-        "The same data by other methods. They decide nothing and need not agree in size, as they "
-        "estimate different things; a different sign is worth a look."
+        "The same data by other methods, all without covariates. They decide nothing and need not "
+        "agree in size, as they estimate different things; a different sign is worth a look."
     )
     blocks: list[Block] = [Paragraph(words=(words,), tone="muted")]
     for arm in experiment.treatments:
@@ -265,26 +270,32 @@ def _sensitivity_table(
     look: Look, experiment: Experiment, arm: str, rows: Sequence[Effect]
 ) -> Table:
     shown = difference_format(experiment.primary)
-    cells = [_sensitivity_row(row, shown) for row in rows]
-    deciding = deciding_effect(look, experiment, experiment.primary.name, arm, "difference")
-    if deciding is not None:
-        name = phrase("method of the plan<small>{}</small>", "difference of means; decides")
-        cells.insert(0, (name, *_numbers(deciding, shown)))
+    metric = experiment.primary.name
+    cells: list[tuple[Cell, ...]] = []
+    plan = [("method of the plan", "decides", experiment.adjusts)]
+    if experiment.adjusts:
+        plan.append(("the same without covariates", "for comparison", False))
+    for name, use, is_adjusted in plan:
+        found = look.effect(metric, arm, "difference", adjusted=is_adjusted)
+        if found is not None:
+            words = phrase("{}<small>difference of means; {}</small>", name, use)
+            cells.append((words, *_numbers(found, shown)))
+    strong = frozenset({0} if cells else ())
+    cells += [_sensitivity_row(row, shown) for row in rows]
     confidence = next((row.confidence_level for row in rows if row.confidence_level), None)
     caption = f"Intervals at {level(confidence)}. {NAIVE}." if confidence else f"{NAIVE}."
-    strong = frozenset({0} if deciding is not None else ())
-    header = (experiment.primary.name, "estimate", "interval", "p")
+    header = (metric, "estimate", "interval", "p")
     return Table(header=header, rows=tuple(cells), align="wrrr", caption=caption, strong=strong)
 
 
 def _sensitivity_row(row: Effect, shown: Format) -> tuple[Cell, ...]:
     key = PLANNED_NAMES.get(row.method, row.method)
-    name, meaning = ESTIMANDS.get(key, (row.method, row.estimand.replace("_", " ")))
+    meaning = ESTIMANDS.get(key, row.estimand.replace("_", " "))
     formats: dict[str, Format] = {
         "log_mean_difference": signed,
         "probability_of_superiority": points,
     }
-    words = phrase("{}<small>{}</small>", name, meaning)
+    words = phrase("{}<small>{}</small>", METHODS.get(key, key), meaning)
     return (words, *_numbers(row, formats.get(row.estimand, shown)))
 
 

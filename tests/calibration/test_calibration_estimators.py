@@ -41,11 +41,14 @@ from experiments_dagster.stats.methods.moments.proportion import (
     compare_proportions,
     contingency_chi_square,
 )
-from experiments_dagster.stats.methods.moments.ratio import compare_ratios
+from experiments_dagster.stats.methods.moments.ratio import compare_ratios, linearised_t
 from experiments_dagster.stats.methods.units.augmented import augment
 from experiments_dagster.stats.methods.units.bootstrap import compare_by_bootstrap
 from experiments_dagster.stats.methods.units.clustered import compare_clustered
-from experiments_dagster.stats.methods.units.covariates import design_columns
+from experiments_dagster.stats.methods.units.covariates import (
+    design_columns,
+    missing_differs_by_arm,
+)
 from experiments_dagster.stats.methods.units.cross_fitted import out_of_fold_predictions
 from experiments_dagster.stats.methods.units.lin import compare_adjusted
 from experiments_dagster.stats.methods.units.mann_whitney import compare_ranks
@@ -58,7 +61,10 @@ from experiments_dagster.stats.methods.units.pooled_theta import (
 from experiments_dagster.stats.methods.units.post_stratified import compare_post_stratified
 from experiments_dagster.stats.methods.units.quantile import compare_quantiles
 from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted
-from experiments_dagster.stats.methods.units.transforms import compare_log_means
+from experiments_dagster.stats.methods.units.transforms import (
+    compare_capped_shares,
+    compare_log_means,
+)
 from experiments_dagster.stats.methods.units.trimmed import compare_trimmed
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.multiplicity import adjusted_p_values
@@ -169,13 +175,14 @@ def test_earnings_of_260_people(sizes, nsw):
 
 
 def test_lifts(sizes, cookie):
-    left = cookie["left_after_day_1"]
-    tests = {"lift, delta: log_rounds": lift(cookie["log_rounds"])}
-    sizes(tests, n_units=COOKIE, arms=(500, 500), seed=1)
-    # 300 units leave the control mean noisier than 10 %: Fieller.
-    contrast = compare_means(*arm_moments(np.arange(600), np.arange(600) % 2, y=left))
+    logs = cookie["log_rounds"]
+    sizes({"lift, delta: log_rounds": lift(logs)}, n_units=COOKIE, arms=(500, 500), seed=1)
+    # Over the logs of 8 rounds the mean is so small that 300 units know it to 12 % only: Fieller.
+    above = logs - math.log(9)
+    contrast = compare_means(*arm_moments(np.arange(600), np.arange(600) % 2, y=above))
     assert contrast.relative.variance_formula == "fieller"
-    sizes({"lift, Fieller: left_after_day_1": lift(left)}, n_units=COOKIE, arms=(300, 300), seed=2)
+    test = lift(above)
+    sizes({"lift, Fieller: log_rounds over ln 9": test}, n_units=COOKIE, arms=(300, 300), seed=2)
 
 
 @pytest.mark.parametrize("per_arm", [500, 5000])
@@ -187,6 +194,10 @@ def test_ratios(sizes, cookie, hillstrom, per_arm):
     }
     shown = skewed({name: linearised(*pair) for name, pair in pairs.items()}, per_arm)
     tests = {name: ratio(*pair) for name, pair in pairs.items()}
+    n, d = pairs["ratio retention_7/retention_1"]
+    tests["linearised_t retention_7/retention_1"] = lambda rows, arms: (
+        linearised_t(*arm_moments(rows, arms, numerator=n, denominator=d)).p_value
+    )
     sizes(tests, n_units=COOKIE, arms=(per_arm, per_arm), seed=3, shown=shown)
     tests = {"ratio spend/visit": ratio(hillstrom["spend"], hillstrom["visit"])}
     sizes(tests, n_units=HILLSTROM, arms=(per_arm, per_arm), seed=4, shown=tests)
@@ -259,33 +270,34 @@ def test_all_units_by_cells(replicates, show, cookie):
             else:
                 result = compare_mean_cells(*(MeanCells(**arm) for arm in arms))
             p_values[name].append(result.difference.p_value)
-            if name == "cells: welch retention_1" and not size % 100 and len(p_values[name]) == 1:
+            if "welch" in name and len(p_values[name]) == 1:
                 scalar = welch(table[:, 0])
                 expected = [scalar(np.arange(COOKIE), row) for row in labels[:5]]
-                np.testing.assert_allclose(result.difference.p_value[:5], expected, rtol=1e-9)
+                np.testing.assert_allclose(result.difference.p_value[:5], expected, rtol=1e-7)
     for name, chunks in p_values.items():
         size = calibrate(name, np.concatenate(chunks))
-        show(size, units=COOKIE // 2)
-        # One player of 49,854 rounds is half of the variance of the mean.
-        assert size.is_calibrated or name == "cells: welch sum_gamerounds", size
+        # One player of 49,854 rounds makes most of the variance of a mean.
+        is_shown = name == "cells: welch sum_gamerounds" and not size.is_calibrated
+        show(size, units=COOKIE // 2, verdict="outside, shown" if is_shown else None)
+        assert size.is_calibrated or is_shown, size
 
 
 # Covariates.
 
 
 def test_adjusted_by_one_covariate(sizes, cookie):
-    """ρ² = 0.30. Any column of a table of one arm is fixed before the arms are drawn."""
-    y, x = cookie["retention_7"], cookie["log_rounds"]
+    """ρ² = 0.38. Any column of a table of one arm is fixed before the arms are drawn."""
+    y, x = cookie["retention_1"], cookie["log_rounds"]
     tests = {
         formula: units(compare_adjusted, y, x[:, None], names=["x"], variance_formula=formula)
         for formula in ("lin_hc2", "hc3", "lin_superpop")
     }
     for estimator in (cuped_pooled_theta, cuped_within_theta, ancova_hc1):
         tests[estimator.__name__] = units(estimator, y, x)
-    tests = {f"{name}: retention_7 by log_rounds": test for name, test in tests.items()}
-    sizes(tests, n_units=COOKIE, arms=(1000, 1000), seed=10)
-    # Unequal arms, where one slope for both arms is not the best one.
-    sizes(tests, n_units=COOKIE, arms=(1500, 500), seed=11)
+    tests = {f"{name}: retention_1 by log_rounds": test for name, test in tests.items()}
+    sizes(tests, n_units=COOKIE, arms=(500, 500), seed=10)
+    # Unequal arms, where one slope for both is not the best one.
+    sizes(dict(list(tests.items())[::3]), n_units=COOKIE, arms=(2250, 250), seed=11)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +308,7 @@ def customers(hillstrom):
     numbers = {"history": history, "recency": hillstrom["recency"], "mens": hillstrom["mens"]}
     categories = {name: hillstrom[name] for name in ("zip_code", "channel")}
     matrix, names = design_columns(numbers, categories)
-    assert {"history_missing", "zip_code=Rural", "channel=Web"} <= set(names)
+    assert {"history_missing", "zip_code=Rural", "channel=Multichannel"} <= set(names)
     return matrix, list(names)
 
 
@@ -406,17 +418,23 @@ def test_cuped_is_unbiased_and_gains_what_the_correlation_says(cookie, replicate
 # Quantiles, ranks and transformed outcomes.
 
 
-@pytest.mark.parametrize("per_arm", [500, 5000])
+@pytest.mark.parametrize("per_arm", [500, 1000, 5000])
 def test_quantiles(sizes, hillstrom, cookie, per_arm):
+    """With nearly all units drawn, both arms share the gaps of this one table.
+
+    The size is then that of the table, .033 to .077 for tables drawn from one smooth law, and .05
+    on average over such tables: it is shown.
+    """
     history = hillstrom["history"]
     tests = {
         f"quantile {q}, outer: history": units(compare_quantiles, history, q=q) for q in (0.5, 0.9)
     }
-    if per_arm == 500:
+    if per_arm == 1000:
         tests["quantile 0.5, kernel: history"] = units(
             compare_quantiles, history, q=0.5, variance_formula="kernel"
         )
-    sizes(tests, n_units=HILLSTROM, arms=(per_arm, per_arm), seed=20)
+    shown = tests if per_arm == 5000 else ()
+    sizes(tests, n_units=HILLSTROM, arms=(per_arm, per_arm), seed=20, shown=shown)
     # Whole rounds: medians differ by 0, 1 or 2.
     tests = {
         "quantile 0.5, outer: sum_gamerounds": units(compare_quantiles, cookie["log_rounds"], q=0.5)
@@ -457,7 +475,7 @@ def by_cluster(hillstrom):
     def make(codes, test):
         starts = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[starts], np.arange(codes.max() + 2))
-        customers_of = [starts[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        customers_of = np.split(starts, bounds[1:-1])
 
         def p_value(rows, arms):
             members = [customers_of[row] for row in rows]
@@ -479,7 +497,7 @@ def clustered(y, method):
 
 
 def test_many_clusters(sizes, hillstrom, by_cluster):
-    """594 cells of past spend, place, channel and recency, of 1 to 160 customers."""
+    """594 cells of past spend, place, channel and recency, of 1 to 120 customers."""
     cell, history, visit = hillstrom["cell"], hillstrom["history"], hillstrom["visit"]
 
     def quantile(rows, arms, clusters):
@@ -493,16 +511,20 @@ def test_many_clusters(sizes, hillstrom, by_cluster):
     }
     tests = {name: by_cluster(cell, test) for name, test in tests.items()}
     sizes(tests, n_units=594, arms=(297, 297), seed=25)
-    # 60 of them: the smallest number that the delta method is used for is 50.
+    # 50, the fewest that the delta method is used for: of so unequal sizes it rejects too often.
     name = "cluster_ratio: visit"
-    sizes({name: tests[name]}, n_units=594, arms=(30, 30), seed=26, shown=[name])
+    sizes({name: tests[name]}, n_units=594, arms=(25, 25), seed=26, shown=[name])
 
 
 def test_few_clusters(sizes, hillstrom, by_cluster):
-    zip_code = np.unique(hillstrom["zip_code"], return_inverse=True)[1]
+    tests = {
+        f"cluster_ols, CR2: {name} in 30 clusters": by_cluster(
+            hillstrom["cell"], clustered(hillstrom[name], "cluster_ols")
+        )
+        for name in ("visit", "history")
+    }
+    sizes(tests, n_units=594, arms=(15, 15), seed=27)
     month = hillstrom["recency"].astype(np.int64) - 1
-    test = by_cluster(3 * month + zip_code, clustered(hillstrom["visit"], "cluster_ols"))
-    sizes({"cluster_ols, CR2: visit in 36 clusters": test}, n_units=36, arms=(18, 18), seed=27)
     test = by_cluster(month, clustered(hillstrom["visit"], "cluster_means"))
     name = "cluster_means, randomisation: visit in 12 clusters"
     sizes({name: test}, n_units=12, arms=(6, 6), seed=28, conservative=[name])
@@ -511,7 +533,7 @@ def test_few_clusters(sizes, hillstrom, by_cluster):
 # Resampling.
 
 
-def test_bootstrap(sizes, cookie):
+def test_bootstrap(sizes, cookie, replicates):
     y, n, d = cookie["log_rounds"], cookie["capped_rounds"], cookie["active_days"]
     call = {"replicates": 1000, "seed": 29}
 
@@ -533,8 +555,9 @@ def test_bootstrap(sizes, cookie):
         "bootstrap, t: log_rounds": of_mean("t"),
         "bootstrap, percentile: capped_rounds/active_days": of_ratio,
     }
-    shown = skewed({list(tests)[2]: linearised(n, d)}, 150)
-    sizes(tests, n_units=COOKIE, arms=(150, 150), seed=30, shown=shown)
+    shown = skewed({list(tests)[2]: linearised(n, d)}, 100)
+    runs = replicates // 2
+    sizes(tests, n_units=COOKIE, arms=(100, 100), seed=30, runs=runs, shown=shown)
 
 
 def test_permutation(sizes, nsw):
@@ -569,6 +592,16 @@ def test_permutation(sizes, nsw):
 
 def counts(y, rows, arms, k=2):
     return [int(y[rows[arms == arm]].sum()) for arm in range(k)]
+
+
+def test_shares_capped_and_missing(sizes, cookie):
+    rounds, is_missing = cookie["sum_gamerounds"], np.random.default_rng(49).random(COOKIE) < 0.2
+    cap = float(np.quantile(rounds, 0.99))
+    tests = {
+        "capped shares, 99 %": units(lambda *a: compare_capped_shares(*a, cap), rounds),
+        "missing_differs_by_arm": lambda rows, arms: missing_differs_by_arm(is_missing[rows], arms),
+    }
+    sizes(tests, n_units=COOKIE, arms=(2500, 2500), seed=50)
 
 
 def test_fisher(sizes, cookie, hillstrom):
@@ -636,7 +669,7 @@ def test_sample_ratio(replicates, show):
 
 
 def test_at_the_margin(sizes, cookie):
-    """The treated are worse by exactly the margin; a relative margin moves with the control mean."""
+    """The treated are worse by exactly the margin."""
     y, margin = cookie["log_rounds"], 0.05
 
     def contrast(rows, arms, harm):
@@ -757,20 +790,20 @@ def test_p_values_are_uniform(cookie, replicates, show):
         "pooled z retention_1": pooled_z(cookie["retention_1"]),
     }
     p_values = permuted_p_values(
-        tests, n_units=COOKIE, arm_sizes=(5000, 5000), replicates=replicates, seed=47
+        tests, n_units=COOKIE, arm_sizes=(2500, 2500), replicates=replicates, seed=47
     )
     binary = p_values.pop("pooled z retention_1")
     for name, p in p_values.items():
         assert kstest(p, "uniform").pvalue > 0.001, name
     for level in (0.01, 0.05, 0.10, 0.50):
         size = calibrate(f"pooled z retention_1, p < {level}", binary, alpha=level)
-        show(size, units=5000)
+        show(size, units=2500)
         assert size.is_calibrated
 
 
 @pytest.mark.parametrize("multiple", [0, 0.5, 1, 2])
 def test_power_is_the_planned_one(cookie, replicates, show, multiple):
-    """An additive lift on the treated; the plan knows the variance and how much of it is explained."""
+    """An additive lift on the treated; the plan knows the variance and the share explained."""
     y, x, per_arm = cookie["log_rounds"], cookie["retention_7"][:, None], 2000
     adjustments = Adjustments(r_squared=float(np.corrcoef(y, x[:, 0])[0, 1] ** 2))
     designs = {"welch": PowerDesign(), "lin_hc2": PowerDesign(adjustments=adjustments)}

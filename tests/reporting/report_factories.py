@@ -17,6 +17,10 @@ from experiments_dagster.looks.records import (
     Effect,
     Frozen,
     Look,
+    Novelty,
+    SegmentLevel,
+    SegmentTest,
+    Trust,
 )
 
 SALT = "0123456789abcdef-never-print-me"
@@ -230,8 +234,86 @@ def make_look(
     return look.model_copy(update=changes)
 
 
+def make_segments(
+    arm: str = "bold", *, levels: dict[str, float] | None = None
+) -> dict[str, object]:
+    """Effects and tests of one segment; the last level is too small to be tested."""
+    levels = levels or {"desktop": 0.05, "phone": 0.2, "watch": 0.4}
+    effects, tested = [], []
+    for place, (name, size) in enumerate(levels.items()):
+        for row in make_effects(metric="spend", role="primary", arm=arm, lift=size):
+            if not row.is_adjusted:
+                continue
+            change = {"segment": "device", "level": name}
+            if not row.is_relative:
+                change |= {"p_adjusted": 0.0246912, "correction": "bh"}
+            effects.append(row.model_copy(update=change))
+        is_last = place == len(levels) - 1
+        tested.append(
+            SegmentLevel(
+                level=name,
+                difference=None if is_last else 3.2109,
+                std_error=None if is_last else 1.2345,
+                p_value=None if is_last else 0.0321,
+                p_adjusted=None if is_last else 0.0642,
+                reason="N_TOO_SMALL" if is_last else None,
+            )
+        )
+    test = SegmentTest(
+        segment="device", metric="spend", arm=arm, q=4.5678, degrees_of_freedom=1,
+        p_value=0.0432, levels=tuple(tested),
+    )  # fmt: skip
+    return {"segments": tuple(effects), "segment_tests": (test,)}
+
+
+def make_trust(arm: str = "bold", **changes: object) -> Trust:
+    """A believable effect under the default prior."""
+    values = {
+        "metric": "spend", "arm": arm, "prior": "default", "prior_sd": 0.05, "twyman_ratio": 2.21,
+        "is_suspicious": False, "false_positive_risk_low": 0.0303, "false_positive_risk_high": 0.22,
+        "shrunk_estimate": 0.0987, "shrunk_std_error": 0.0231, "is_underpowered": False,
+    }  # fmt: skip
+    return Trust(**values | changes)
+
+
+def make_novelty(arm: str = "bold", *, days: int = 9, is_flagged: bool = False) -> Novelty:
+    """An effect that falls by half a unit a day."""
+    return Novelty(
+        metric="spend", arm=arm, days=tuple(range(days)),
+        effects=tuple(5.0 - 0.5 * day for day in range(days)), std_errors=(1.0,) * days,
+        slope=-0.5012, slope_std_error=0.1111, slope_p_value=0.0022 if is_flagged else 0.2222,
+        early=4.5, late=1.5, contrast_p_value=0.0033, is_flagged=is_flagged,
+    )  # fmt: skip
+
+
+def make_sensitivity(arm: str = "bold") -> tuple[Effect, ...]:
+    """Ranks, and a bootstrap that was not possible."""
+    shared = {"metric": "spend", "role": "primary", "arm": arm, "control": "control",
+              "is_adjusted": False}  # fmt: skip
+    ranks = Effect(
+        **shared, estimand="probability_of_superiority", method="mann_whitney", estimate=0.0404,
+        std_error=0.01, ci_low=0.0208, ci_high=0.0606, confidence_level=0.95, p_value=0.0101,
+        n_control=1234, n_treatment=1250,
+    )  # fmt: skip
+    absent = Effect(
+        **shared, estimand="difference", method="bootstrap", status="not_estimable",
+        reason="ZERO_VARIANCE",
+    )  # fmt: skip
+    return (ranks, absent)
+
+
+def make_deterioration(metric: str, arm: str, *, crossed: str = "none") -> Boundary:
+    """The safety monitor of one metric."""
+    return make_boundary(metric, arm, number=2, kind="deterioration").model_copy(
+        update={
+            "alpha": 0.005, "statistic": 4.1234 if crossed != "none" else -1.2345,
+            "critical_value": 3.5678, "crossed": crossed, "limit_low": None, "limit_high": None,
+        }
+    )  # fmt: skip
+
+
 class Page(HTMLParser):
-    """Tags with attributes, the text outside of styles, and the text outside of <details>."""
+    """Tags with attributes, text outside of styles, outside of <details>, and by section."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -239,6 +321,8 @@ class Page(HTMLParser):
         self.text = ""
         self.visible = ""
         self.data: list[tuple[float, str]] = []
+        self.sections: dict[str, str] = {}
+        self._section: str | None = None
         self._open: list[str] = []
         self._value: str | None = None
         self.feed(text)
@@ -246,6 +330,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "section":
+            self._section = dict(attrs)["id"]
         if tag in ("details", "summary", "style", "data"):
             self._open.append(tag)
         if tag == "data":
@@ -259,6 +345,8 @@ class Page(HTMLParser):
         if "style" in self._open:
             return
         self.text += data
+        if self._section:
+            self.sections[self._section] = self.sections.get(self._section, "") + data
         if "details" not in self._open or "summary" in self._open:
             self.visible += data
         if "data" in self._open and self._value is not None:

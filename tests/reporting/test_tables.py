@@ -82,6 +82,28 @@ def test_effects_table_has_every_row(looks):
     assert "– (the variance is zero)" in missing
 
 
+def test_effects_table_has_corrected_p_values_only_where_there_are_any(looks):
+    assert "corrected p" not in effects_table(looks[-1])
+    first, *others = looks[-1].effects
+    first = first.model_copy(update={"p_adjusted": 0.0456, "correction": "bh"})
+    lines = effects_table(looks[-1].model_copy(update={"effects": (first, *others)})).splitlines()
+    assert lines[0].endswith("| n | corrected p |")
+    assert lines[2].endswith("| 0.0456 |")
+    assert lines[3].endswith("| – |")
+
+
+def test_ledger_table_names_the_metric_where_there_are_several(looks):
+    assert "metric" not in ledger_table(looks).splitlines()[0]
+    row = looks[-1].boundaries[0].model_copy(update={"metric": "orders", "crossed": "none"})
+    futile = row.model_copy(update={"metric": "clicks", "is_futile": True})
+    both = looks[-1].model_copy(update={"boundaries": (*looks[-1].boundaries, row, futile)})
+    lines = ledger_table([both, make_look(None)]).splitlines()
+    assert lines[0].startswith("| look | as of | metric | arm |")
+    assert "| orders | bold |" in lines[3]
+    assert "| futility |" in lines[4]
+    assert len({line.count("|") for line in lines}) == 1
+
+
 def test_checks_table_puts_failures_first():
     look = make_look(3, invalid=True)
     passed = look.checks[0].model_copy(update={"name": "other", "passed": True})

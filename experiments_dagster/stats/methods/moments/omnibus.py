@@ -56,13 +56,13 @@ def welch_anova(arms: Sequence[ArmMoments], *, column: str = "y") -> WelchAnova:
     """
     k = _check_number(len(arms))
     n = np.array([arm.n for arm in arms], dtype=np.float64)
+    deviations = np.array([mean_difference(arms[0], arm, column) for arm in arms])
     variances = np.array([arm.variance(column) for arm in arms]) / n
     if not variances.all():
         raise EstimationError("ZERO_VARIANCE", column, "an arm is constant")
     # Relative to the most precise arm, so that neither scale nor offset of the metric matters.
     shares = variances.min() / variances
     shares /= shares.sum()
-    deviations = np.array([mean_difference(arms[0], arm, column) for arm in arms])
     deviations -= shares @ deviations
     between = float(np.sum(deviations**2 / variances)) / (k - 1)
     imbalance = float(np.sum((1 - shares) ** 2 / (n - 1)))

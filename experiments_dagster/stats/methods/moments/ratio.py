@@ -98,6 +98,7 @@ def linearised_t(
     """
     check_arms(control, treatment)
     ratio_control, _ = _ratio(control, numerator, denominator, "control")
+    check_denominator(treatment.mean(denominator), "treatment")
     weights = {numerator: 1.0, denominator: -ratio_control}
     return compare_means(
         control.combine(weights, name="y"), treatment.combine(weights, name="y"), alpha=alpha
@@ -121,4 +122,9 @@ def _ratio(arm: ArmMoments, numerator: str, denominator: str, name: str) -> tupl
     check_denominator(mean_denominator, name)
     ratio = arm.mean(numerator) / mean_denominator
     residual = arm.combine({numerator: 1.0, denominator: -ratio}, name="residual")
-    return ratio, residual.variance("residual") / arm.n / mean_denominator**2
+    variance = residual.variance("residual") / arm.n / mean_denominator / mean_denominator
+    if not math.isfinite(variance):
+        raise EstimationError(
+            "NON_FINITE_INPUT", f"arm {name}", "the square of the ratio overflows"
+        )
+    return ratio, variance

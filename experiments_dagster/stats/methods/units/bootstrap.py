@@ -31,7 +31,7 @@ from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import check_alpha
 from experiments_dagster.stats.methods.units import hashing
 from experiments_dagster.stats.methods.units.hashing import bootstrap_sums, bucket_sums
-from experiments_dagster.stats.methods.units.interacted import arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import arm_mask, rescaled_ratio, unit_column
 from experiments_dagster.stats.records import Contrast, Estimand, Estimate
 
 __all__ = ["bootstrap_sums", "bucket_sums", "compare_by_bootstrap"]
@@ -162,7 +162,7 @@ def _columns(
         raise ValueError(msg)
     if (bottom < 0).any():
         raise EstimationError("NOT_IDENTIFIED", "denominator", "negative values")
-    return top, bottom
+    return rescaled_ratio(top, bottom)
 
 
 def _collect_units(
@@ -245,12 +245,13 @@ def _contrast(
     )
     relative, reason = None, _relative_reason(control.levels)
     if reason is None:
-        level, ratio = np.abs(control.levels), treatment.levels / control.levels
-        lifts = (treatment.deviations - control.deviations) / level
+        lifts, variances, std_error = _lifts(control, treatment)
+        reason = _spread_reason(variances, std_error)
+    if reason is None:
         relative = _estimate(
             lifts,
-            (treatment.variances + ratio**2 * control.variances) / level**2,
-            std_error=float(lifts[1:].std(ddof=1)),
+            variances,
+            std_error=std_error,
             estimand="relative_difference",
             arms=(control, treatment),
             interval=interval,
@@ -264,6 +265,24 @@ def _contrast(
         variance_control=parts[0],
         variance_treatment=parts[1],
     )
+
+
+def _lifts(control: _Arm, treatment: _Arm) -> tuple[Vector, Vector, float]:
+    """Lift and its variance per replicate, and the standard error over the replicates."""
+    with np.errstate(all="ignore"):
+        level = np.abs(control.levels)
+        ratio = treatment.levels / control.levels
+        lifts = (treatment.deviations - control.deviations) / level
+        variances = treatment.variances / level / level
+        variances += ratio**2 * (control.variances / level / level)
+        return lifts, variances, float(lifts[1:].std(ddof=1))
+
+
+def _spread_reason(variances: Vector, std_error: float) -> str | None:
+    """Why the lift has no error: overflow beside a tiny control value, or no spread."""
+    if not (np.isfinite(variances).all() and math.isfinite(std_error)):
+        return "NOT_IDENTIFIED"
+    return "ZERO_VARIANCE" if std_error == 0 else None
 
 
 def _relative_reason(control_levels: Vector) -> str | None:

@@ -38,7 +38,12 @@ from experiments_dagster.stats.intervals import ArmSummary, check_alpha, differe
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.ratio import check_denominator
 from experiments_dagster.stats.methods.units.cluster_robust import cr2
-from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, unit_column
+from experiments_dagster.stats.methods.units.interacted import (
+    Vector,
+    arm_mask,
+    rescaled_ratio,
+    unit_column,
+)
 from experiments_dagster.stats.moments import CONSTANT_SD, ArmMoments
 from experiments_dagster.stats.records import Contrast, Estimate, ScoredContrast
 from experiments_dagster.stats.relative import contrast_of
@@ -79,6 +84,11 @@ class _Totals:
     def arms(self) -> tuple[tuple[int, str, NDArray[np.bool_]], ...]:
         """Sign in the difference, name and rows of each arm."""
         return (-1, "control", ~self.is_treated), (1, "treatment", self.is_treated)
+
+    def value(self, deviation: float) -> float:
+        """Mean or ratio from its deviation; zero where only rounding is left of it."""
+        value = self.level + deviation
+        return 0.0 if abs(value) <= CONSTANT_SD * abs(self.level) else value
 
 
 def compare_clustered(
@@ -149,7 +159,9 @@ def _totals(
     if is_mixed.any():
         detail = f"{int(is_mixed.sum())} of {len(levels)} clusters have rows in both arms"
         raise EstimationError("NOT_IDENTIFIED", "clusters", detail)
-    level = float(outcome.sum()) / max(float(size.sum()), np.finfo(np.float64).tiny)
+    outcome, size = rescaled_ratio(outcome, size)
+    total = float(size.sum())
+    level = float(outcome.sum()) / total if total > 0 else 0.0
     centred = outcome - level * size
     if (np.abs(centred) <= CONSTANT_SD * np.abs(outcome)).all():
         centred[:] = 0.0
@@ -173,7 +185,11 @@ def _by_delta_method(totals: _Totals, alpha: float) -> ClusteredContrast:
     scores = np.empty(len(totals.clusters))
     for sign, _, members in totals.arms:
         top, bottom, n = totals.numerator[members], totals.denominator[members], members.sum()
-        residuals = top - top.sum() / bottom.sum() * bottom
+        ratio = top.sum() / bottom.sum()
+        residuals = top - ratio * bottom
+        size = np.abs(top) + (abs(ratio) + abs(totals.level)) * bottom
+        if np.abs(residuals).max() <= CONSTANT_SD * size.max():
+            residuals[:] = 0.0  # a constant ratio, but for rounding
         scores[members] = sign * residuals / bottom.sum() * math.sqrt(n / (n - 1))
     return _of_ratios(totals, scores, alpha=alpha, method="cluster_ratio", formula="delta")
 
@@ -217,8 +233,8 @@ def _of_ratios(
         treatment - control,
         math.sqrt(variance_control + variance_treatment),
         arms=ArmSummary(
-            control_mean=totals.level + control,
-            treatment_mean=totals.level + treatment,
+            control_mean=totals.value(control),
+            treatment_mean=totals.value(treatment),
             n_control=int((~totals.is_treated).sum()),
             n_treatment=int(totals.is_treated.sum()),
         ),
@@ -254,8 +270,8 @@ def _by_randomization(totals: _Totals, alpha: float) -> ClusteredContrast:
         ci_low=None if low is None else min(low, estimate),
         ci_high=None if high is None else max(high, estimate),
         degrees_of_freedom=None,
-        control_mean=totals.level + welch.difference.control_mean,
-        treatment_mean=totals.level + welch.difference.treatment_mean,
+        control_mean=totals.value(welch.difference.control_mean),
+        treatment_mean=totals.value(welch.difference.treatment_mean),
     )
     return _clustered(
         replace(welch, difference=difference, relative=None, relative_reason="N_TOO_SMALL"),

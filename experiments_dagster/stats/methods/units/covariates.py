@@ -17,8 +17,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import chdtrc, gammaln
+from scipy.special import chdtrc
 
+from experiments_dagster.stats.methods.moments.fisher import fisher_exact
 from experiments_dagster.stats.methods.units.interacted import (
     Matrix,
     arm_mask,
@@ -29,7 +30,6 @@ MISSING = "missing"
 OTHER = "other"
 MIN_SHARE = 0.01  # METHODS 3.2
 SMALL_EXPECTED = 5.0  # expected count below which chi-square gives way to Fisher (METHODS 2.9)
-FISHER_TIES = 1e-7  # relative tolerance for "as probable as the observed table"
 
 
 def design_columns(
@@ -127,7 +127,7 @@ def missing_differs_by_arm(is_missing: ArrayLike, is_treated: ArrayLike) -> floa
     rows, columns = np.array([n_treatment, n - n_treatment]), np.array([n_missing, n - n_missing])
     expected = np.outer(rows, columns) / n
     if expected.min() < SMALL_EXPECTED:
-        return _fisher(both, n_treatment, n_missing, n)
+        return fisher_exact(n_missing - both, n - n_treatment, both, n_treatment).p_value
     # All four cells lie equally far from what is expected.
     statistic = (both - expected[0, 0]) ** 2 * float((1 / expected).sum())
     return float(chdtrc(1, statistic))
@@ -148,21 +148,3 @@ def _dummies(values: ArrayLike, name: str, min_share: float) -> tuple[Matrix, tu
     kept = np.flatnonzero(np.arange(len(levels)) != reference)
     matrix = (codes[:, None] == kept).astype(np.float64)
     return matrix, tuple(f"{name}={levels[position]}" for position in kept)
-
-
-def _fisher(both: int, n_treatment: int, n_missing: int, n: int) -> float:
-    """Two-sided Fisher: the probability of all tables no likelier than the observed one."""
-    cells = np.arange(max(0, n_missing - (n - n_treatment)), min(n_missing, n_treatment) + 1)
-    log_p = (
-        _log_choose(n_treatment, cells)
-        + _log_choose(n - n_treatment, n_missing - cells)
-        - _log_choose(n, np.array(n_missing))
-    )
-    observed = log_p[both - cells[0]]
-    return min(1.0, float(np.exp(log_p[log_p <= observed + FISHER_TIES]).sum()))
-
-
-def _log_choose(total: int, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(
-        gammaln(total + 1) - gammaln(chosen + 1) - gammaln(total - chosen + 1), dtype=np.float64
-    )

@@ -127,6 +127,20 @@ def without_level(values: Vector) -> tuple[Vector, float]:
     return (values - level if level else values), level
 
 
+def rescaled_ratio(numerator: Vector, denominator: Vector) -> tuple[Vector, Vector]:
+    """Return the columns of a ratio over the power of two next to the mean denominator.
+
+    No ratio changes, and sums of squares of ratios are finite, whatever the unit of each column.
+
+    Raises:
+        EstimationError: NON_FINITE_INPUT where they are not.
+    """
+    exponent = math.frexp(float(denominator.mean()))[1] - 1
+    with np.errstate(over="ignore"):
+        top = np.ldexp(numerator, -exponent)
+    return unit_column(top, "ratio"), np.ldexp(denominator, -exponent)
+
+
 def arm_mask(is_treated: ArrayLike, n: int) -> NDArray[np.bool_]:
     """Return the treatment indicator as booleans; EMPTY_ARM or N_TOO_SMALL for too small arms."""
     given = np.asarray(is_treated)

@@ -75,9 +75,13 @@ def compare_ratios_adjusted(
         raise EstimationError("NOT_IDENTIFIED", "denominator", "negative values")
     mask = arm_mask(is_treated, len(top))
     usable = usable_covariates(covariates, mask, names)
+    for rows, arm in ((~mask, "control"), (mask, "treatment")):
+        check_denominator(float(bottom[rows].mean()), arm)
+    # Around the ratio of all rows an offset of the ratio costs no digits.
+    centred = top - float(top.sum()) / float(bottom.sum()) * bottom
     linearised = np.empty(len(top))
-    ratio_control, linearised[~mask] = _linearise(top[~mask], bottom[~mask], "control")
-    ratio_treatment, linearised[mask] = _linearise(top[mask], bottom[mask], "treatment")
+    ratio_control, linearised[~mask] = _linearise(centred[~mask], bottom[~mask])
+    ratio_treatment, linearised[mask] = _linearise(centred[mask], bottom[mask])
     control = fit_arm(linearised[~mask], rows_of(usable.matrix, ~mask))
     treatment = fit_arm(linearised[mask], rows_of(usable.matrix, mask))
     scores = np.empty(len(top))
@@ -102,8 +106,7 @@ def compare_ratios_adjusted(
     )
 
 
-def _linearise(numerator: Vector, denominator: Vector, arm: str) -> tuple[float, Vector]:
+def _linearise(numerator: Vector, denominator: Vector) -> tuple[float, Vector]:
     mean_denominator = float(denominator.mean())
-    check_denominator(mean_denominator, arm)
     ratio = float(numerator.mean()) / mean_denominator
     return ratio, (numerator - ratio * denominator) / mean_denominator

@@ -1,6 +1,7 @@
 """A small project with everything a look can record, and its looks, taken for real.
 
-Two success metrics, two exploratory ones, a guardrail, segments of very unequal size, other methods for comparison, and an effect that is larger on phones and wears off by day.
+Two success metrics, two exploratory ones, a guardrail, segments of very unequal size, other methods
+for comparison, and an effect that is larger on phones and wears off by day.
 """
 
 import datetime as dt
@@ -68,7 +69,9 @@ def rich_project(folder, *, text=RICH_EXPERIMENT, lift=0.2, wears_off=0.0, n_use
     ]
     seconds = (trial.ends_at - trial.starts_at).total_seconds()
     at = [trial.starts_at + dt.timedelta(seconds=s) for s in rng.uniform(0, seconds, n_users)]
-    device = rng.choice(["desktop", "phone", "tablet", "watch"], n_users, p=[0.4, 0.5, 0.095, 0.005])
+    device = rng.choice(
+        ["desktop", "phone", "tablet", "watch"], n_users, p=[0.4, 0.5, 0.095, 0.005]
+    )
     country = rng.choice(["de", "fr", "it"], n_users, p=[0.6, 0.3, 0.1])
     exposures = pl.DataFrame(
         {"user": units, "at": at, "variant": arms, "device": device, "country": country}
@@ -103,10 +106,12 @@ def _orders(rng, units, at, effect, wears_off):
     ).with_columns(pl.col("at").dt.replace_time_zone("UTC"))
 
 
-def rich_looks(folder, **options):
-    """The experiment and its four recorded looks."""
+def rich_looks(folder, *, numbers=(1, 2, 3, 4), **options):
+    """The project and the recorded looks at the planned dates of these numbers."""
     project = rich_project(folder, **options)
     trial = project.experiments["trial"]
-    for day in trial.planned_looks():
-        take_look(project, manifest_of(project), trial, as_of=start_of_day(trial, day))
-    return trial, recorded_looks(open_ledger(manifest_of(project), trial))
+    days = trial.planned_looks()
+    for number in numbers:
+        at = start_of_day(trial, days[number - 1])
+        take_look(project, manifest_of(project), trial, as_of=at)
+    return project, recorded_looks(open_ledger(manifest_of(project), trial))
