@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments_dagster.cli.output import (
+    NOT_ESTIMABLE,
     AsJson,
     OutJson,
     OutMd,
@@ -174,6 +175,8 @@ def compare(
         document = compare_file(request)
         sheets = sheets_of(request, document)
         deliver(document, sheets, as_json=as_json, out_json=out_json, out_md=out_md)
+        if all(row["status"] != "ok" for row in document["estimates"]):
+            raise typer.Exit(NOT_ESTIMABLE)
 
 
 def assign(

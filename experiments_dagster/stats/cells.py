@@ -318,7 +318,7 @@ def _ratio(arm: PairCells) -> tuple[Array, Array]:
     """Ratio of totals and its delta-method variance."""
     ratio = arm.mean / arm.mean_second
     spread = _residual_spread(arm, ratio)
-    return ratio, spread / (arm.n - 1) / arm.n / arm.mean_second**2
+    return ratio, spread / (arm.n - 1) / arm.n / arm.mean_second / arm.mean_second
 
 
 def _has_covariate(arm: PairCells) -> Mask:

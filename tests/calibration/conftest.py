@@ -83,7 +83,7 @@ def sizes(replicates, show):
     """Run tests on permuted labels, show their sizes and hold them to their bands.
 
     Returns the p-values by name. Names in `shown` are not held to a band: their outcome is too
-    skewed for its arms (METHODS 14.5), or p takes a few values only.
+    skewed for its arms (METHODS 14.5), or the test says why.
     """
 
     def run(tests, *, n_units, arms, seed, runs=None, shown=(), conservative=(), alpha=0.05):
@@ -93,9 +93,12 @@ def sizes(replicates, show):
         wrong = []
         for name, p in p_values.items():
             size = calibrate(name, p, alpha=alpha, is_conservative=name in conservative)
-            is_missed = name in shown and not size.is_calibrated
-            show(size, units=min(arms), verdict="outside, shown" if is_missed else None)
-            if name not in shown and not size.is_calibrated:
+            if name in shown:
+                verdict = "ok, not judged" if size.is_calibrated else "outside, not judged"
+                show(size, units=min(arms), verdict=verdict)
+                continue
+            show(size, units=min(arms))
+            if not size.is_calibrated:
                 wrong.append(f"{name}: {size.rate:.4f}")
         assert wrong == []
         return p_values

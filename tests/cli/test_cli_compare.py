@@ -46,12 +46,13 @@ def compare(source, *arguments, code=0):
     if not path.exists():
         pytest.skip(f"no data at {path}")
     files = ("--input", path, "--group-col", group, "--control", control)
-    result = run("compare", *files, *arguments, *(() if code else ("--json",)), code=code)
-    return result.stderr if code else load(result.stdout)
+    is_usage = code == 2
+    result = run("compare", *files, *arguments, *(() if is_usage else ("--json",)), code=code)
+    return result.stderr if is_usage else load(result.stdout)
 
 
-def estimates(source, *arguments):
-    return compare(source, *arguments)["estimates"]
+def estimates(source, *arguments, code=0):
+    return compare(source, *arguments, code=code)["estimates"]
 
 
 def expected(case, key):
@@ -378,7 +379,7 @@ def test_a_cluster_in_both_arms_was_not_randomised(units):
         ("--value", "y", "--method", "bootstrap"),
         ("--value", "y", "--kind", "quantile", "--quantile", "0.5"),
     ):
-        rows = estimates(units, *flags, "--cluster", "stratum")
+        rows = estimates(units, *flags, "--cluster", "stratum", code=5)
         assert {row["reason"] for row in rows} == {"NOT_IDENTIFIED"}
         assert "4 of 4 have rows in both arms" in rows[0]["detail"]
 
@@ -558,7 +559,7 @@ def test_a_covariate_missing_more_often_in_one_arm_blocks(tmp_path):
     ]
     path = tmp_path / "leak.parquet"
     pl.DataFrame({"arm": arm, "y": rng.normal(size=1000), "x": x}).write_parquet(path)
-    (row,) = estimates((path, "arm", "a"), "--value", "y", "--covariates", "x")
+    (row,) = estimates((path, "arm", "a"), "--value", "y", "--covariates", "x", code=5)
     assert row["reason"] == "NOT_IDENTIFIED"
     assert "missing in 0.00% and" in row["detail"]
 
@@ -701,7 +702,7 @@ def test_people_read_why_there_is_no_number(tmp_path):
     path = tmp_path / "constant.csv"
     path.write_text("arm,y\n" + "[red]a,1\nb,1\n" * 3)
     files = ("--input", path, "--group-col", "arm", "--control", "[red]a", "--value", "y")
-    text = run("compare", *files).stdout
+    text = run("compare", *files, code=5).stdout
     assert "the variance is zero" in text
     assert "[red]a" in text
     assert "[ZERO_VARIANCE]" in text

@@ -113,9 +113,8 @@ def test_compare_names_what_does_not_fit(tmp_path):
     assert "--numerator" in run(*base, "a", "--value", "y", "--kind", "ratio", code=2).stderr
     constant = tmp_path / "constant.csv"
     constant.write_text("arm,y\na,1\na,1\nb,1\nb,1\n")
-    rows = run_json(
-        "compare", "--input", constant, "--group-col", "arm", "--control", "a", "--value", "y"
-    )["estimates"]
+    flags = ("--input", constant, "--group-col", "arm", "--control", "a", "--value", "y")
+    rows = json.loads(run("compare", *flags, "--json", code=5).stdout)["estimates"]
     assert rows[0]["status"] == "not_estimable"
     assert rows[0]["reason"] == "ZERO_VARIANCE"
 

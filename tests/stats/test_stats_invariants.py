@@ -1,8 +1,8 @@
 """The invariants of METHODS section 0, for every estimator of `stats_estimators`.
 
-Duplicated rows of a unit are an error where frames are made, by the contracts on the key of each
-frame (tests/contracts and tests/frames), and for stored scores in `score_products`: an estimator
-sees arrays without keys.
+Duplicated rows of a unit are an error where frames are made, by the contract of the unit frame
+(`contracts.frames`, `test_frames_contracts.test_a_unit_that_stands_twice`), and for stored scores
+in `score_products`: an estimator sees arrays without keys.
 """
 
 import math
