@@ -47,6 +47,8 @@ def land_day(
     report = land(project, arrival_day=day, now=dt.datetime.now(dt.UTC))
     for kind, key in KINDS.items():
         names = project.platform.sources_of(kind)
+        if key == RAW_EVENTS:  # moments take the place of events
+            names += project.platform.sources_of("summaries")
         metadata = landed_metadata(report, names)
         checks = [landing_health(report)] if key == RAW_EVENTS else []
         yield dg.MaterializeResult(

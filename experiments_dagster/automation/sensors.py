@@ -9,9 +9,13 @@ from experiments_dagster.automation.jobs import ingest_day
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.automation.partitions import EXPERIMENTS, INTERVENTIONS
 from experiments_dagster.config.project import Project
-from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
-from experiments_dagster.looks.take import open_ledger, present_fraction, recorded_looks
+from experiments_dagster.looks.take import (
+    build_inputs,
+    open_ledger,
+    present_fraction,
+    recorded_looks,
+)
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.incoming import has_new_files
@@ -85,7 +89,7 @@ def reached_experiments(
             continue
         day = local_day(experiment, now)
         try:
-            frames = build_unit_frames(
+            frames = build_inputs(
                 project,
                 manifest,
                 experiment,

@@ -53,11 +53,9 @@ def plan_text(experiment: Experiment, report: PlanReport) -> Group:
 
 def _answer(experiment: Experiment, report: PlanReport) -> list[str]:
     days = experiment.enrolment_days
-    lines = [
-        (f"{experiment.slug}: {report.n_needed:,.0f} units detect {report.mde:.1%} with power "
-        f"{report.power:.0%}; {report.n_expected:,.0f} are expected in {days} days, which detect "
-        f"{report.reachable:.1%}.")
-    ]
+    needs = f"{report.n_needed:,.0f} units detect {report.mde:.1%} with power {report.power:.0%}"
+    reach = f"{report.n_expected:,.0f} are expected in {days} days, which detect"
+    lines = [f"{experiment.slug}: {needs}; {reach} {report.reachable:.1%}."]
     needed = report.duration
     if needed.days is None:
         reach = "nothing" if needed.mde_at_ceiling is None else f"{needed.mde_at_ceiling:.1%}"
@@ -155,4 +153,3 @@ def _notes(experiment: Experiment, report: PlanReport) -> list[str]:
     if report.primary.n_units < MIN_UNITS:
         lines.append(f"Only {report.primary.n_units} past units: take these numbers as rough.")
     return lines
-

@@ -27,8 +27,8 @@ from experiments_dagster.decisions.verdict import (
     decide,
     overall,
 )
-from experiments_dagster.frames.summaries import build_summaries
-from experiments_dagster.frames.unit_frames import build_unit_frames
+from experiments_dagster.frames.summaries import build_summaries, read_current_summaries
+from experiments_dagster.frames.unit_frames import build_unit_frames, read_current_frames
 from experiments_dagster.looks.calendar import DueLook, due_look, is_complete, local_day, next_look
 from experiments_dagster.looks.context import (
     novelty_rows,
@@ -148,6 +148,17 @@ def build_inputs(
     return build_unit_frames(
         project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
     )
+
+
+def read_current_inputs(layout: Layout, experiment: Experiment) -> Inputs:
+    """The published unit frames or summaries of an experiment.
+
+    Raises:
+        FileNotFoundError: None have been published yet.
+    """
+    if experiment.is_summary:
+        return read_current_summaries(layout, experiment)
+    return read_current_frames(layout, experiment.slug)
 
 
 def take_look(

@@ -40,7 +40,7 @@ def novelty_chart(row: Novelty, *, shown: Format, width: int = 780) -> str:
     _level(drawing, x, y, row.days[-third:], row.late)
     for day, effect, pair in zip(row.days, row.effects, limits, strict=True):
         drawing.line((x(day), y(pair[0])), (x(day), y(pair[1])), width=1.4)
-        drawing.dot((x(day), y(effect)), 3.8)
+        drawing.dot((x(day), y(effect)), min(3.8, 0.35 * (x(1) - x(0))))
     _end_labels(drawing, x, y, f"late {shown(row.late)}", row.late)
     return drawing.render(
         title=f"{row.metric}: effect of {row.arm} by day since exposure",

@@ -117,7 +117,9 @@ def health(looks: Sequence[Look], experiment: Experiment) -> list[Block]:
         words = f"{plural(len(failed), 'check')} warned; none makes the comparison invalid."
         blocks = [Paragraph(words=(words,), tone="note")]
     else:
-        words = f"All {len(look.checks)} checks passed." if look.checks else "No check could run."
+        words = f"{plural(len(look.checks), 'check')} passed, none failed."
+        if not look.checks:
+            words = "No check could run."
         blocks = [Paragraph(words=(words,))]
     blocks.append(_sample_ratio(looks, experiment))
     rows = tuple(_check_row(check) for check in look.checks)

@@ -23,10 +23,12 @@ from experiments_dagster.reporting.metric_sections import difference_format
 from experiments_dagster.reporting.numbers import (
     CORRECTIONS,
     Format,
+    count,
     level,
     lift,
     number,
     p_value,
+    plural,
     reason_words,
 )
 from experiments_dagster.reporting.trajectory import Estimand, deciding_effect
@@ -186,10 +188,10 @@ def _omnibus(test: SegmentTest) -> Cell:
     if test.q is None or test.p_value is None:
         return phrase("{}: no test over the levels, fewer than two are large enough.", test.segment)
     return phrase(
-        "{}: is the effect the same in all levels? Cochran's Q {} on {} degrees of freedom, p {}.",
+        "{}: is the effect the same in all levels? Cochran's Q {} on {} of freedom, p {}.",
         test.segment,
         exact(test.q, number),
-        str(test.degrees_of_freedom),
+        plural(test.degrees_of_freedom or 0, "degree"),
         exact(test.p_value, p_value),
     )
 
@@ -201,4 +203,4 @@ def _reason(look: Look, test: SegmentTest, found: SegmentLevel) -> str:
     words = reason_words(found.reason)
     if effect is None or effect.n_control is None or effect.n_treatment is None:
         return words
-    return f"{words} ({effect.n_control} + {effect.n_treatment})"
+    return f"{words} ({count(effect.n_control)} + {count(effect.n_treatment)})"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments_dagster.config.platform import EventSource, ExposureSource
+from experiments_dagster.config.platform import Source
 from experiments_dagster.config.project import Project
 from experiments_dagster.storage.atomic import sha256_file
 from experiments_dagster.storage.manifest import IncomingFile, Manifest
@@ -48,7 +48,7 @@ def _is_registered(record: IncomingFile | None, path: Path) -> bool:
     )
 
 
-def _incoming_paths(folder: Path, source: EventSource | ExposureSource) -> list[Path]:
+def _incoming_paths(folder: Path, source: Source) -> list[Path]:
     if source.database is not None:
         path = folder / source.database
         return [path] if path.exists() else []
@@ -63,7 +63,7 @@ def _registered_name(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def incoming_root(folder: Path, source: EventSource | ExposureSource) -> Path:
+def incoming_root(folder: Path, source: Source) -> Path:
     """The deepest folder of a source's pattern that holds no wildcard."""
     parts = Path(source.path or "").parts[:-1]
     plain = itertools.takewhile(lambda part: not set(part) & set("*?["), parts)
@@ -71,7 +71,7 @@ def incoming_root(folder: Path, source: EventSource | ExposureSource) -> Path:
 
 
 def new_files(
-    folder: Path, source: EventSource | ExposureSource, known: Mapping[str, IncomingFile]
+    folder: Path, source: Source, known: Mapping[str, IncomingFile]
 ) -> tuple[list[NewFile], list[str]]:
     """Files without a record, and those set aside earlier: the cause may be mended by now.
 

@@ -205,10 +205,10 @@ def test_segments_are_exploratory_tested_and_listed_where_not(experiment):
     assert "Exploratory" in found
     assert "never feed the verdict" in found
     assert "Benjamini-Hochberg" in found
-    assert "Cochran's Q 4.57 on 1 degrees of freedom, p 0.0432" in found
+    assert "Cochran's Q 4.57 on 1 degree of freedom, p 0.0432" in found
     assert "+3.21" in found
     assert "0.0642" in found
-    assert "Not tested and not drawn: device watch: too few units (1234 + 1250)" in found
+    assert "Not tested and not drawn: device watch: too few units (1,234 + 1,250)" in found
     drawn = found[: found.index("effect minus the rest")]
     assert "watch" not in drawn
     assert "0.0247" in drawn  # the corrected p of the level's effect

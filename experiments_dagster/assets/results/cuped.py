@@ -4,8 +4,7 @@ import dagster as dg
 
 from experiments_dagster.automation.partitions import EXPERIMENTS
 from experiments_dagster.checks.specs import RATIO_FRAME, USER_FRAME
-from experiments_dagster.frames.unit_frames import read_current_frames
-from experiments_dagster.looks.take import preview_look
+from experiments_dagster.looks.take import preview_look, read_current_inputs
 from experiments_dagster.reporting.tables import effects_table
 from experiments_dagster.resources.project import ExperimentsProject
 
@@ -24,7 +23,8 @@ def cuped(
     project = experiments.load()
     experiment = project.experiments[context.partition_key]
     manifest = experiments.manifest(project)
-    look = preview_look(manifest, experiment, read_current_frames(manifest.layout, experiment.slug))
+    inputs = read_current_inputs(manifest.layout, experiment)
+    look = preview_look(manifest, experiment, inputs)
     adjustments = {
         f"variance_reduction_{row.metric}_{row.arm}": round(row.variance_reduction, 4)
         for row in look.adjustments

@@ -4,9 +4,13 @@ import dagster as dg
 
 from experiments_dagster.automation.partitions import EXPERIMENTS
 from experiments_dagster.checks.specs import LOOK_HEALTH, SEQUENTIAL, check_spec, look_health
-from experiments_dagster.frames.unit_frames import read_current_frames
 from experiments_dagster.looks.publish import publish_results
-from experiments_dagster.looks.take import look_at, open_ledger, recorded_looks
+from experiments_dagster.looks.take import (
+    look_at,
+    open_ledger,
+    read_current_inputs,
+    recorded_looks,
+)
 from experiments_dagster.reporting.charts import data_uri, look_trajectory
 from experiments_dagster.reporting.tables import ledger_table
 from experiments_dagster.resources.project import ExperimentsProject
@@ -35,8 +39,8 @@ def sequential(
     project = experiments.load()
     experiment = project.experiments[context.partition_key]
     manifest = experiments.manifest(project)
-    frames = read_current_frames(manifest.layout, experiment.slug)
-    attempt = look_at(manifest, experiment, frames)
+    inputs = read_current_inputs(manifest.layout, experiment)
+    attempt = look_at(manifest, experiment, inputs)
     ledger = open_ledger(manifest, experiment)
     publish_results(ledger, attempt.look)
     looks = recorded_looks(ledger)

@@ -125,8 +125,9 @@ def walk_within(
 ) -> Walk:
     """Return the walk that stayed within its regions before the last of `fractions`.
 
-    A look too close to the next one to be resolved is passed over: counting what it already stopped
-    as still running can only raise a later boundary.
+    A look that cannot stop is passed over, since its increments simply add up. So is one too close
+    to the next to be resolved: counting what it already stopped as still running can only raise a
+    later boundary.
 
     Args:
         fractions: Increasing information fractions t_1..t_K.
@@ -136,7 +137,8 @@ def walk_within(
     walk = Walk.start(drift)
     kept: list[tuple[float, Region]] = [(fractions[-1], (-math.inf, math.inf))]
     for t, region in zip(reversed(fractions[:-1]), reversed(regions), strict=True):
-        if kept[-1][0] - t >= CLOSEST_LOOKS * kept[-1][0]:
+        is_resolved = kept[-1][0] - t >= CLOSEST_LOOKS * kept[-1][0]
+        if is_resolved and region != (-math.inf, math.inf):
             kept.append((t, region))
     kept.reverse()
     for (t, (lower, upper)), (next_t, _) in pairwise(kept):
