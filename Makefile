@@ -33,7 +33,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m alone tests/assets tests/stats
+	$(BIN)/python -m pytest -q -m alone tests/assets tests/stats tests/calibration
 	$(BIN)/python -m pytest -q --doctest-modules --pyargs experiments_dagster -p no:cacheprovider
 
 lock: $(INSTALLED)

@@ -9,7 +9,7 @@ novelty       the effect by day since exposure, at the planned end
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,9 +35,16 @@ from experiments_dagster.looks.estimates import (
     corrected,
     estimate_row,
 )
-from experiments_dagster.looks.records import Effect, Novelty, SegmentLevel, SegmentTest, Trust
+from experiments_dagster.looks.records import (
+    Boundary,
+    Effect,
+    Novelty,
+    SegmentLevel,
+    SegmentTest,
+    Trust,
+)
 from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.stats.heterogeneity import SegmentEffect, segment_heterogeneity
+from experiments_dagster.stats.heterogeneity import MIN_UNITS, SegmentEffect, segment_heterogeneity
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.units.bootstrap import compare_by_bootstrap
 from experiments_dagster.stats.methods.units.covariates import text_labels
@@ -63,8 +70,22 @@ PERMUTATIONS = 1999
 MAX_LEVELS = 50  # levels of one segment that are shown; a finer split is not a segment
 
 
-def trust_rows(experiment: Experiment, estimates: Estimates) -> list[Trust]:
-    """The trust numbers of every success metric and arm whose lift is estimable."""
+def trust_rows(
+    experiment: Experiment, estimates: Estimates, boundaries: Sequence[Boundary]
+) -> list[Trust]:
+    """The trust numbers of every success metric and arm whose lift is estimable.
+
+    Args:
+        experiment: Prior, MDE and levels.
+        estimates: The contrasts of the look.
+        boundaries: Their repeated intervals, which tell whether a result is inconclusive; where
+            there is none the naive interval does.
+    """
+    repeated = {
+        (row.metric, row.arm): (row.limit_low, row.limit_high)
+        for row in boundaries
+        if row.kind == "success" and row.is_relative and row.critical_value is not None
+    }
     prior = experiment.plan.prior
     name = "declared" if prior is not None else "default"
     prior = prior or EffectPrior()
@@ -83,6 +104,7 @@ def trust_rows(experiment: Experiment, estimates: Estimates) -> list[Trust]:
                 for share in band
             ]
             shrunk = shrunk_estimate(lift.estimate, lift.std_error, prior.lift_sd**2)
+            low, high = repeated.get((metric.name, arm), (lift.ci_low, lift.ci_high))
             ratio = twyman_ratio(lift.estimate, lift.std_error, prior.lift_sd)
             rows.append(
                 Trust(
@@ -96,7 +118,7 @@ def trust_rows(experiment: Experiment, estimates: Estimates) -> list[Trust]:
                     false_positive_risk_high=max(risks),
                     shrunk_estimate=shrunk.estimate,
                     shrunk_std_error=shrunk.posterior_sd,
-                    is_underpowered=is_inconclusive(lift.ci_low, lift.ci_high, experiment.plan.mde),
+                    is_underpowered=is_inconclusive(low, high, experiment.plan.mde),
                 )
             )
     return rows
@@ -169,6 +191,11 @@ def _by_level(
             )
             compared.append(SegmentEffect(segment=level, inside=None, rest=None))
             continue
+        n = min(inside.difference.n_control, inside.difference.n_treatment)
+        if n < MIN_UNITS:
+            effects.append(_too_small(experiment, shared, level))
+            compared.append(SegmentEffect(segment=level, inside=inside.difference, rest=None))
+            continue
         effects += contrast_rows(inside, **shared, level=level)
         rest = None
         with contextlib.suppress(EstimationError):
@@ -200,6 +227,18 @@ def _by_level(
             )
             for test in outcome.tests
         ),
+    )
+
+
+def _too_small(experiment: Experiment, shared: dict[str, Any], level: str) -> Effect:
+    """A level with too few units is listed, not tested (METHODS 10.5)."""
+    return Effect(
+        **shared,
+        level=level,
+        estimand="difference",
+        method=experiment.plan.estimator.kind,
+        status="not_estimable",
+        reason="N_TOO_SMALL",
     )
 
 

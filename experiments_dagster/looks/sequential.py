@@ -200,7 +200,8 @@ def _successes(
         if result is None:
             continue
         row = _success(result, spending, design, earlier, scores)
-        if metric.name == experiment.primary.name and design.futility is not None:
+        is_over = spending.is_last or spending.fraction >= 1
+        if metric.name == experiment.primary.name and design.futility and not is_over:
             row = _with_futility(experiment, row, design, earlier)
         rows.append(row)
     return rows

@@ -383,7 +383,7 @@ def _assemble(
         segment_tests=tuple(segment_tests),
         sensitivity=tuple(sensitivity_rows(experiment, frames, cap=cap)),
         deterioration=tuple(harm),
-        trust=tuple(trust_rows(experiment, estimates)),
+        trust=tuple(trust_rows(experiment, estimates, rows)),
         novelty=tuple(novelty_rows(experiment, frames)),
         decisions=(),
         arm="",

@@ -15,7 +15,16 @@ import duckdb
 from experiments_dagster.storage.duck import quote_name, quote_text
 from experiments_dagster.storage.layout import Layout
 
-RESULT_TABLES = ("effect_estimates", "boundaries", "verdicts", "impact_series", "impact_summary")
+RESULT_TABLES = (
+    "effect_estimates",
+    "boundaries",
+    "segment_tests",
+    "trust",
+    "novelty",
+    "verdicts",
+    "impact_series",
+    "impact_summary",
+)
 FRAMES = ("user_frame", "ratio_frame")
 
 

@@ -232,9 +232,10 @@ def test_futility_stops_an_empty_idea_before_the_end(tmp_path):
     assert first.verdict == "DO_NOT_SHIP"
     assert not first.is_planned_end
     bounds = [look.boundary("spend", "treatment") for look in looks]
-    beta = [bound.beta_spent for bound in bounds if bound]
+    beta = [bound.beta_spent for bound in bounds if bound and bound.beta_spent is not None]
     assert beta == sorted(beta)
     assert beta[-1] <= 0.2 + 1e-9
+    assert not any(bounds[k].futility_bound for k in range(len(bounds)) if looks[k].is_planned_end)
     assert all(b.futility_bound < b.critical_value for b in bounds if b and b.futility_bound)
 
 
