@@ -430,11 +430,14 @@ def test_quantiles(sizes, hillstrom, cookie, per_arm):
     tests = {
         f"quantile {q}, outer: history": units(compare_quantiles, history, q=q) for q in (0.5, 0.9)
     }
+    shown = list(tests) if per_arm == 5000 else []
     if per_arm == 1000:
-        tests["quantile 0.5, kernel: history"] = units(
-            compare_quantiles, history, q=0.5, variance_formula="kernel"
-        )
-    shown = tests if per_arm == 5000 else ()
+        for name, y in (("history", history), ("log history", np.log(history))):
+            tests[f"quantile 0.5, kernel: {name}"] = units(
+                compare_quantiles, y, q=0.5, variance_formula="kernel"
+            )
+        # Outside logs the density falls steeply at the median: the kernel smooths that away.
+        shown.append("quantile 0.5, kernel: history")
     sizes(tests, n_units=HILLSTROM, arms=(per_arm, per_arm), seed=20, shown=shown)
     # Whole rounds: medians differ by 0, 1 or 2.
     tests = {
@@ -534,22 +537,25 @@ def test_few_clusters(sizes, hillstrom, by_cluster):
 # Resampling.
 
 
+def seed_of(rows, arms):
+    """A seed for each replicate: one set of draws for all of them has a size of its own."""
+    return int(rows[arms == 1].sum())
+
+
 def test_bootstrap(sizes, cookie, replicates):
     y, n, d = cookie["log_rounds"], cookie["capped_rounds"], cookie["active_days"]
-    call = {"replicates": 1000, "seed": 29}
 
-    def of_ratio(rows, arms):
+    def tested(values, rows, arms, **options):
         result = compare_by_bootstrap(
-            n[rows], arms, statistic="ratio", denominator=d[rows], unit_keys=rows, **call
+            values[rows], arms, replicates=1000, seed=seed_of(rows, arms), **options
         )
         return result.difference.p_value
 
     def of_mean(interval):
-        def p_value(rows, arms):
-            result = compare_by_bootstrap(y[rows], arms, unit_keys=rows, interval=interval, **call)
-            return result.difference.p_value
+        return lambda rows, arms: tested(y, rows, arms, interval=interval)
 
-        return p_value
+    def of_ratio(rows, arms):
+        return tested(n, rows, arms, statistic="ratio", denominator=d[rows])
 
     tests = {
         "bootstrap, percentile: log_rounds": of_mean("percentile"),
@@ -562,28 +568,29 @@ def test_bootstrap(sizes, cookie, replicates):
 
 
 def test_permutation(sizes, nsw):
-    """Exact at any skew: 50 people per arm."""
+    """Exact at any skew: 50 people per arm, or 15 groups of four."""
     y = nsw["re78"]
     blocks = (nsw["educ"] >= 11).astype(np.int64)
-    clusters = np.arange(NSW) // 4
-    draws = {"replicates": 399, "seed": 31}
+    groups = np.arange(NSW) // 4
+
+    def tested(rows, arms, **mechanism):
+        # With 400 draws p < .05 is 20 of 401.
+        seed = seed_of(rows, arms)
+        return permutation_test(y[rows], arms, replicates=400, seed=seed, **mechanism).p_value
 
     def by_blocks(rows, arms):
         # The arms are drawn anew within each block: half of it.
-        rng = np.random.default_rng(rows)
+        arms, rng = arms.copy(), np.random.default_rng(rows)
         for block in (0, 1):
             members = np.flatnonzero(blocks[rows] == block)
             arms[members] = rng.permutation(np.arange(len(members)) % 2)
-        return permutation_test(y[rows], arms, blocks=blocks[rows], **draws).p_value
+        return tested(rows, arms, blocks=blocks[rows])
 
     def by_clusters(rows, arms):
-        members = (4 * rows[:, None] + np.arange(4)).ravel()
-        return permutation_test(
-            y[members], np.repeat(arms, 4), clusters=clusters[members], **draws
-        ).p_value
+        people = (4 * rows[:, None] + np.arange(4)).ravel()
+        return tested(people, np.repeat(arms, 4), clusters=groups[people])
 
-    tests = {"permutation: re78": units(permutation_test, y, **draws)}
-    sizes(tests, n_units=NSW, arms=(50, 50), seed=32)
+    sizes({"permutation: re78": tested}, n_units=NSW, arms=(50, 50), seed=32)
     sizes({"permutation, blocks: re78": by_blocks}, n_units=NSW, arms=(50, 50), seed=33)
     sizes({"permutation, clusters: re78": by_clusters}, n_units=65, arms=(15, 15), seed=34)
 
@@ -640,7 +647,9 @@ def test_tables_of_three_arms(sizes, cookie, hillstrom):
     sizes(tests, n_units=COOKIE, arms=(500, 500, 500), seed=37)
     tests = {
         "Monte-Carlo chi-square, 3 arms: conversion": lambda rows, arms: (
-            contingency_monte_carlo(table(bought, 2, rows, arms), replicates=999, seed=38).p_value
+            contingency_monte_carlo(
+                table(bought, 2, rows, arms), replicates=999, seed=seed_of(rows, arms)
+            ).p_value
         )
     }
     sizes(tests, n_units=HILLSTROM, arms=(400, 400, 400), seed=39, conservative=tests)
