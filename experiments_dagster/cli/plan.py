@@ -24,12 +24,19 @@ def make_plan(project: Project, manifest: Manifest, experiment: Experiment) -> P
     """Plan one experiment from everything that has landed.
 
     Raises:
-        ValueError: The experiment reads summaries, which have no history of units.
+        ValueError: The experiment reads summaries, which have no history of units, or clusters
+            were randomised.
         ContractError: The history is too short.
         EstimationError: The primary metric cannot be estimated from it.
     """
     if experiment.is_summary:
         msg = f"{experiment.slug}: summaries hold no units to plan from; use `experiments power`"
+        raise ValueError(msg)
+    if experiment.plan.cluster is not None:
+        msg = (
+            f"{experiment.slug}: the history of events does not know the clusters "
+            f"({experiment.plan.cluster!r}); use `experiments power` with the design effect"
+        )
         raise ValueError(msg)
     return plan_report(experiment, read_history(project, manifest, experiment))
 
@@ -150,6 +157,9 @@ def _notes(experiment: Experiment, report: PlanReport) -> list[str]:
             f"The covariate window reaches {report.truncated_days} days back beyond the history: "
             "the gain of adjustment is understated."
         )
+    if experiment.exposure_properties and experiment.adjusts:
+        names = ", ".join(experiment.exposure_properties)
+        lines.append(f"The history does not know {names}: what they explain is not counted here.")
     if report.primary.n_units < MIN_UNITS:
         lines.append(f"Only {report.primary.n_units} past units: take these numbers as rough.")
     return lines

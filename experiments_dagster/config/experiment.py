@@ -25,6 +25,7 @@ from experiments_dagster.config.base import (
 from experiments_dagster.config.platform import TimeZoneName
 
 SHARE_TOLERANCE = 1e-9
+LARGEST_PARAMETER = 50.0  # of a spending function: beyond it nothing is spent before the end
 
 
 class Hypothesis(Spec):
@@ -152,8 +153,11 @@ class _Spending(Spec):
         if self.spending in ("obrien_fleming", "pocock"):
             msg = f"parameter: spending {self.spending} takes none"
             raise ValueError(msg)
-        if self.spending == "kim_demets" and self.parameter <= 0:
-            msg = f"parameter: rho of kim_demets is {self.parameter:g}, need > 0"
+        if self.spending == "kim_demets" and not 0 < self.parameter <= LARGEST_PARAMETER:
+            msg = f"parameter: rho of kim_demets is {self.parameter:g}, need 0 < rho <= 50"
+            raise ValueError(msg)
+        if abs(self.parameter) > LARGEST_PARAMETER:
+            msg = f"parameter: gamma is {self.parameter:g}, need -50 to 50"
             raise ValueError(msg)
         return self
 
@@ -193,6 +197,18 @@ class Looks(Spec):
     schedule: Literal["daily", "weekly", "information"] = "weekly"
     first: Day | None = None
     design: LookDesign
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Looks:
+        if self.schedule != "information":
+            return self
+        if self.first is not None:
+            msg = f"first is {self.first}, but schedule `information` waits for no date"
+            raise ValueError(msg)
+        if isinstance(self.design, ConfidenceSequence):
+            msg = "schedule `information` needs planned looks; a confidence_sequence has none"
+            raise ValueError(msg)  # noqa: TRY004  pydantic reports it with its place
+        return self
 
 
 class CapValue(Spec):

@@ -348,17 +348,63 @@ def _plan_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location
     """Rules on how metrics, estimator and looks fit together."""
     rules = _summary_plan_rules(spec, used) if any(m.is_summary for m in used) else []
     kind, design = spec.plan.estimator.kind, spec.plan.looks.design
-    if isinstance(design, GroupSequential) and design.futility and spec.metrics.success:
-        rule = "futility is judged on one success metric; `metrics.success` lists more"
-        rules.append((("plan", "looks", "design", "futility"), rule))
+    if isinstance(design, GroupSequential) and design.futility is not None:
+        rules += _futility_rules(spec, used)
+    rules += _method_rules(spec, used)
     if kind == "post_stratified" and not spec.stratify_by:
         rules.append((("plan", "estimator"), "post_stratified needs `stratify_by`"))
-    if spec.plan.cluster is not None and any(metric.is_open_ended for metric in used):
-        rule = "clustered randomisation needs metrics over complete cohorts"
-        rules.append((("plan", "cluster"), rule))
-    if spec.plan.cluster is not None and kind != "unadjusted":
-        rule = "clustered randomisation needs `estimator: {kind: unadjusted}`"
-        rules.append((("plan", "cluster"), rule))
+    if spec.plan.cluster is not None:
+        rules += [(("plan", "cluster"), rule) for rule in _cluster_rules(spec, used)]
+    return rules
+
+
+def _futility_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location, str]]:
+    place: Location = ("plan", "looks", "design", "futility")
+    rules: list[tuple[Location, str]] = []
+    if spec.metrics.success:
+        rule = "futility is judged on one success metric; `metrics.success` lists more"
+        rules.append((place, rule))
+    if any(m.is_open_ended and m.name == spec.metrics.primary.metric for m in used):
+        rules.append((place, "futility needs a primary metric over complete cohorts"))
+    if spec.plan.power <= spec.plan.alpha:
+        rule = f"power {spec.plan.power:g} must be above alpha {spec.plan.alpha:g}"
+        rules.append((("plan", "power"), rule))
+    return rules
+
+
+def _method_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[Location, str]]:
+    """Options that would have no effect, and margins that mean nothing."""
+    rules: list[tuple[Location, str]] = []
+    by_name = {metric.name: metric for metric in used}
+    for k, guardrail in enumerate(spec.metrics.guardrails):
+        metric = by_name.get(guardrail.metric)
+        is_increase = metric is not None and metric.direction == "increase"
+        if is_increase and not guardrail.absolute and guardrail.margin >= 1:
+            rule = f"a relative margin is a share below 1 (5 % is 0.05), got {guardrail.margin:g}"
+            rules.append((("metrics", "guardrails", k, "margin"), rule))
+    primary = by_name.get(spec.metrics.primary.metric)
+    estimator = spec.plan.estimator
+    if primary is None or primary.kind in ("mean", "count", "proportion", "retention", "summary"):
+        return rules
+    if isinstance(estimator, CupedEstimator) and estimator.variance != "lin_hc2":
+        rule = f"{estimator.variance} is for means; the primary metric is a {primary.kind}"
+        rules.append((("plan", "estimator", "variance"), rule))
+    if spec.plan.sensitivity and (primary.is_ratio or primary.of_events):
+        rule = f"these methods compare one value per unit; the primary is a {primary.kind}"
+        rules.append((("plan", "sensitivity"), rule))
+    return rules
+
+
+def _cluster_rules(spec: ExperimentSpec, used: list[Metric]) -> list[str]:
+    rules = []
+    if any(metric.is_open_ended for metric in used):
+        rules.append("clustered randomisation needs metrics over complete cohorts")
+    if any(metric.quantile is not None for metric in used):
+        rules.append("clustered randomisation has no quantiles: their units are not randomised")
+    if spec.plan.sensitivity:
+        rules.append("clustered randomisation takes no `sensitivity`: its methods read units")
+    if spec.plan.estimator.kind != "unadjusted":
+        rules.append("clustered randomisation needs `estimator: {kind: unadjusted}`")
     return rules
 
 

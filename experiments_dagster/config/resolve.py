@@ -146,6 +146,7 @@ class Experiment(Spec):
         The primary metric must add up over at least `MIN_NOVELTY_DAYS` days.
         """
         adds_up = self.primary.kind in ("mean", "count") and not self.primary.is_open_ended
+        adds_up = adds_up and self.plan.cluster is None
         is_long = self.primary.window_days >= MIN_NOVELTY_DAYS
         day = as_of.astimezone(ZoneInfo(self.timezone)).date()
         return adds_up and is_long and day >= self.last_look()

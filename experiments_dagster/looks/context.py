@@ -143,11 +143,13 @@ def segment_rows(
     for segment in experiment.segments:
         labels = pl.Series("_level", text_labels(rows.frame[f"segment_{segment}"].to_list()))
         labelled = replace(rows, frame=rows.frame.with_columns(labels))
-        by_size = labels.value_counts(sort=True)["_level"].head(MAX_LEVELS)
+        by_size = labels.value_counts(sort=True)["_level"]
+        beyond = max(len(by_size) - MAX_LEVELS, 0)
         for arm in experiment.treatments:
-            found, test = _by_level(experiment, labelled, arm, segment, sorted(by_size))
+            shown = sorted(by_size.head(MAX_LEVELS))
+            found, test = _by_level(experiment, labelled, arm, segment, shown)
             effects += found
-            tests.append(test)
+            tests.append(test.model_copy(update={"n_other_levels": beyond}))
     members = [
         index
         for index, row in enumerate(effects)
@@ -155,6 +157,7 @@ def segment_rows(
     ]
     correction = "bh" if len(experiment.segments) == 1 else "by"
     planned = sum(not row.is_relative for row in effects)
+    planned += sum(test.n_other_levels for test in tests)
     effects = corrected(
         effects, members, planned=planned, alpha=experiment.plan.alpha, correction=correction
     )

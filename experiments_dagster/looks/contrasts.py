@@ -39,6 +39,11 @@ from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratio
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import AdjustedContrast, Contrast, ScoredContrast
 
+# The asymptotic sequence starts when the contrast's own skewness is small: the rule of thumb
+# n >= 355 skew**2 for one mean says the same of the mean's skewness (1 / sqrt(355)).
+MIN_UNITS_PER_ARM = 100
+MAX_SKEWNESS = 355**-0.5
+
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Inputs = Frames | Summaries
@@ -135,12 +140,12 @@ def compare_arm(experiment: Experiment, rows: MetricRows, arm: str) -> MetricRes
     if experiment.adjusts:
         adjusted = _adjusted(experiment, rows, pair, is_treated, scored)
         scores = adjusted.scores
+    if scores is None:
+        scores = _difference_scores(pair.outcomes(), is_treated)
     if not rows.metric.is_open_ended:
         return MetricResult(
             metric=rows.metric, arm=arm, plain=plain, adjusted=adjusted, scores=scores
         )
-    if scores is None:
-        scores = _difference_scores(pair.outcomes(), is_treated)
     return MetricResult(
         metric=rows.metric,
         arm=arm,
@@ -150,6 +155,17 @@ def compare_arm(experiment: Experiment, rows: MetricRows, arm: str) -> MetricRes
         units=pair.frame["unit"].to_numpy().astype(np.str_),
         is_treated=is_treated,
     )
+
+
+def is_nearly_normal(result: MetricResult) -> bool:
+    """Whether there are units enough for the asymptotic sequence, given their skewness."""
+    difference = result.deciding.difference
+    if min(difference.n_control, difference.n_treatment) < MIN_UNITS_PER_ARM:
+        return False
+    if result.scores is None:  # moments alone do not tell
+        return True
+    skewness = float((result.scores**3).sum()) / difference.std_error**3
+    return abs(skewness) <= MAX_SKEWNESS
 
 
 def _difference_scores(outcomes: list[Vector], is_treated: Mask) -> Vector:
@@ -192,7 +208,7 @@ def _plain(
         return _quantile(pair, is_treated, arm, alpha=alpha)
     outcomes = pair.outcomes()
     if experiment.plan.cluster is not None:
-        clusters = text_labels(pair.frame[f"segment_{experiment.plan.cluster}"].to_list())
+        clusters = clusters_of(pair.frame, experiment.plan.cluster)
         denominator = outcomes[1] if metric.is_ratio else None
         return compare_clustered(
             outcomes[0], is_treated, clusters, alpha=alpha, denominator=denominator
@@ -299,13 +315,24 @@ def strata_of(frame: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.str_]:
     return joined
 
 
+def clusters_of(frame: pl.DataFrame, name: str) -> NDArray[np.str_]:
+    """The cluster of every unit; a unit without one is its own."""
+    label = pl.coalesce(
+        pl.lit("cluster ") + pl.col(f"segment_{name}"), pl.lit("unit ") + pl.col("unit")
+    )
+    return frame.select(label).to_series().to_numpy().astype(np.str_)
+
+
 def covariates(experiment: Experiment, rows: MetricRows) -> tuple[Vector, tuple[str, ...]]:
     """The covariate matrix of all arms' rows, shape (n, p), and its names.
 
     The pre-period total of the metric (both parts of a ratio) comes first; then whether the unit
-    has a pre-period at all, a prediction and the categories of the plan.
+    has a pre-period at all, a prediction and the categories of the plan. Post-stratification of a
+    ratio or a quantile adjusts by the strata alone.
     """
     frame, metric, estimator = rows.frame, rows.metric, experiment.plan.estimator
+    if estimator.kind == "post_stratified":
+        return design_columns({}, {"stratum": strata_of(frame, experiment.stratify_by).tolist()})
     scaled = None
     if rows.cap is not None:
         scaled = rows.cap * estimator.covariate_days / metric.window_days

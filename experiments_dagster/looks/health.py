@@ -11,7 +11,7 @@ import polars as pl
 from experiments_dagster.config.experiment import GroupSequential
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.unit_frames import FrameInfo, Frames
-from experiments_dagster.looks.contrasts import Inputs
+from experiments_dagster.looks.contrasts import Inputs, clusters_of
 from experiments_dagster.looks.records import Check, Look
 from experiments_dagster.stats.design.bias import multi_arm_outcome, pre_period_balance
 from experiments_dagster.stats.design.sample_ratio import (
@@ -62,11 +62,12 @@ def health_checks(
     shares = experiment.variants
     largest = max((look.log_e_sample_ratio for look in earlier), default=0.0)
     health = Health()
-    if sum(info.n_exposed.values()):
-        counts = [float(info.n_exposed[arm]) for arm in shares]
+    n_randomised = _n_randomised(experiment, frames)
+    if sum(n_randomised.values()):
+        counts = [float(n_randomised[arm]) for arm in shares]
         health.log_e = sequential_log_e_value(counts, list(shares.values()))
         outcome = sample_ratio_outcome(
-            info.n_exposed,
+            n_randomised,
             shares,
             at_planned_end=is_planned_end,
             largest_earlier_log_e=largest,
@@ -84,9 +85,21 @@ def health_checks(
     return health
 
 
+def _n_randomised(experiment: Experiment, frames: Inputs) -> dict[str, int]:
+    """Units by arm, or clusters where these were randomised."""
+    cluster = experiment.plan.cluster
+    if cluster is None or not isinstance(frames, Frames):
+        return frames.info.n_exposed
+    table = pl.DataFrame({"cluster": clusters_of(frames.user, cluster), "arm": frames.user["arm"]})
+    found = dict(table.group_by("arm").agg(pl.col("cluster").n_unique()).iter_rows())
+    return {arm: int(found.get(arm, 0)) for arm in experiment.variants}
+
+
 def _onset(experiment: Experiment, frames: Frames) -> str:
     """Since when the split is wrong, in words."""
     zone = experiment.timezone
+    if experiment.plan.cluster is not None:
+        return ""  # days of units say little of clusters
     days = frames.user.select(pl.col("exposed_at").dt.convert_time_zone(zone).dt.date(), "arm")
     by_day = (
         days.group_by("exposed_at", "arm")
@@ -120,6 +133,9 @@ def _ratio_by_segment(
     for segment in experiment.segments:
         levels = text_labels(frames.user[f"segment_{segment}"].to_list())
         table = pl.DataFrame({"level": levels, "arm": frames.user["arm"]})
+        if experiment.plan.cluster is not None:
+            labels = clusters_of(frames.user, experiment.plan.cluster)
+            table = table.with_columns(cluster=labels).unique()
         counts: dict[str, dict[str, int]] = {}
         for level, arm, n in table.group_by("level", "arm").len().sort("level").iter_rows():
             counts.setdefault(level, {})[arm] = n
@@ -144,7 +160,7 @@ def _ratio_by_segment(
 
 def _missing(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
     """Whether the share of units without a pre-period differs by arm, which it cannot."""
-    if not experiment.adjusts:
+    if not experiment.adjusts:  # clustered plans do not adjust
         return []
     frame = frames.of(experiment.primary)
     comparisons = len(experiment.treatments) * _planned_checks(experiment, look)
@@ -193,6 +209,13 @@ def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
     looks = _planned_checks(experiment, look)
     column = f"pre_{metric.columns[0][0]}"
     frame = frames.of(metric)
+    if experiment.plan.cluster is not None:
+        labels = clusters_of(frame, experiment.plan.cluster)
+        frame = (
+            frame.with_columns(_cluster=labels)
+            .group_by("_cluster", "arm")
+            .agg(pl.col(column).mean())
+        )
     arms = {
         arm: ArmMoments.from_arrays(
             **{column: frame.filter(pl.col("arm") == arm)[column].to_numpy()}

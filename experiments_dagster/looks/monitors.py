@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.contrasts import MetricResult
+from experiments_dagster.looks.contrasts import is_nearly_normal
 from experiments_dagster.looks.estimates import Estimates
 from experiments_dagster.looks.records import AnytimeInterval, Boundary, Frozen, Look
 from experiments_dagster.looks.sequential import (
@@ -27,11 +27,6 @@ from experiments_dagster.stats.sequential.confidence_sequence import (
     running_p_value,
     tuning_information,
 )
-
-# The asymptotic sequence starts when the contrast's own skewness is small: the rule of thumb
-# n >= 355 skew**2 for one mean says the same of the mean's skewness (1 / sqrt(355)).
-MIN_UNITS_PER_ARM = 100
-MAX_SKEWNESS = 355**-0.5
 
 
 def anytime_intervals(
@@ -89,24 +84,14 @@ def anytime_intervals(
     return rows
 
 
-def is_nearly_normal(result: MetricResult) -> bool:
-    """Whether there are units enough for the asymptotic sequence, given their skewness."""
-    difference = result.deciding.difference
-    if min(difference.n_control, difference.n_treatment) < MIN_UNITS_PER_ARM:
-        return False
-    if result.scores is None:
-        return True
-    scores = result.scores
-    skewness = float((scores**3).sum()) / difference.std_error**3
-    return abs(skewness) <= MAX_SKEWNESS
-
-
 def deterioration(
-    experiment: Experiment, estimates: Estimates, frozen: Frozen, earlier: Sequence[Look]
+    experiment: Experiment, estimates: Estimates, frozen: Frozen | None, earlier: Sequence[Look]
 ) -> list[Boundary]:
     """One-sided confidence sequences against harm, for success metrics and guardrails alike.
 
-    `statistic` points in the undesired direction; `crossed` is `undesired` where harm is shown.
+    `statistic` points in the undesired direction; `crossed` is `undesired` where harm is shown. A
+    metric does not wait for the primary one: until that is estimable its sequence is tuned to the
+    information that it has at its own first look.
     """
     metrics = (*experiment.success_metrics, *(metric for _, metric in experiment.guardrails))
     alpha = FAMILIES["deterioration"].own_alpha
@@ -116,11 +101,14 @@ def deterioration(
         primary = estimates.results.get((experiment.primary.name, arm))
         for metric in metrics:
             result = estimates.results.get((metric.name, arm))
-            if result is None or primary is None or not is_nearly_normal(result):
+            if result is None or not is_nearly_normal(result):
                 continue
+            fraction = 1.0
+            if primary is not None and frozen is not None:
+                fraction = information_fraction(primary, frozen)
             spending = Spending(
                 alpha=alpha / (len(metrics) * len(experiment.treatments)),
-                fraction=information_fraction(primary, frozen),
+                fraction=fraction,
                 is_last=False,
             )
             stored = [

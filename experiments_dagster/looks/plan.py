@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.storage.ledger import Ledger
 
@@ -30,9 +32,30 @@ def check_plan(ledger: Ledger, experiment: Experiment) -> None:
     _refuse_old_salt(ledger, experiment)
     if ledger.plan is None or ledger.plan["plan_hash"] == experiment.plan_hash:
         return
-    changes = differences(ledger.plan["document"], experiment.plan_document)
+    frozen = ledger.plan["document"]
+    changes = differences(_with_defaults(frozen, experiment), experiment.plan_document)
     if changes:
         raise PlanChangedError(experiment.slug, changes)
+
+
+def frozen_experiment(document: dict[str, Any], present: Experiment) -> Experiment:
+    """The experiment of a frozen plan; words for people come from the present file."""
+    fields = document | {"owner": present.owner, "spec": present.spec}
+    # The ledger sorts keys; the order of the arms decides how sums are added up.
+    variants = {arm: fields["variants"][arm] for arm in fields.pop("arms")}
+    return Experiment.model_validate(fields | {"variants": variants})
+
+
+def _with_defaults(document: dict[str, Any], present: Experiment) -> dict[str, Any]:
+    """A frozen plan as this program would write it, with options that it did not know yet.
+
+    An option that is left at its default is no change of the plan.
+    """
+    try:
+        written = frozen_experiment(document, present).plan_document
+    except ValidationError:
+        return document  # it has what this program does not know: every difference is shown
+    return written | {"salt": document["salt"]}
 
 
 def _refuse_old_salt(ledger: Ledger, experiment: Experiment) -> None:
@@ -46,17 +69,11 @@ def _refuse_old_salt(ledger: Ledger, experiment: Experiment) -> None:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The leaves in which two plain documents differ, as `path: old -> new`.
-
-    A key that the old document does not know and that is switched off in the new one is no change:
-    a newer program has an option that the plan did not take.
-    """
+    """The leaves in which two plain documents differ, as `path: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted(old.keys() | new.keys()):
             place = f"{path}.{key}" if path else str(key)
-            if key not in old and not new[key]:
-                continue
             found += differences(old.get(key), new.get(key), place)
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -18,18 +18,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from experiments_dagster.config.experiment import GroupSequential
+from experiments_dagster.config.experiment import CapQuantile, CapValue, GroupSequential
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import STEP_DAYS, Experiment
 from experiments_dagster.frames.history import History
 from experiments_dagster.looks.contrasts import MetricRows, compare_arm
-from experiments_dagster.looks.sequential import information_for
+from experiments_dagster.looks.sequential import equal_fractions, information_for
 from experiments_dagster.stats.design.duration import Duration, duration_days
 from experiments_dagster.stats.design.rule_power import (
     RulePower,
     StoppingLaw,
     power_per_test,
     rule_power,
+    stopping_law,
     stopping_profile,
 )
 from experiments_dagster.stats.errors import EstimationError
@@ -49,6 +50,7 @@ from experiments_dagster.stats.sequential.spending import Sides, Spending, cumul
 SPLITS = 1000
 SPLIT_SEED = 8
 CLOSE_LOOKS = 1e-3  # looks closer in information than this are planned as one
+LARGEST_INFLATION = 50.0  # the sequence needs 2 to 4 times the information of a fixed test
 SIMULATIONS = 50_000
 MAX_RUNTIME = 56
 MDE_WEEKS = (2, 3, 4, 6, 8)
@@ -135,12 +137,13 @@ def plan_report(experiment: Experiment, history: History) -> PlanReport:
             refused[metric.name] = error.code
     effect = experiment.plan.mde * abs(experiment.plan.baseline or primary.baseline)
     unit_information = _information_per_unit(experiment, primary.sd)
-    n_needed = information_for(experiment, effect) / unit_information
+    inflation = _inflation(experiment, effect)
+    n_needed = inflation * information_for(experiment, effect) / unit_information
     days = experiment.enrolment_days
     n_expected = units_by(history.accrual, days)
     looks = _calendar(experiment, history, n_needed)
-    plan = _boundaries(experiment, [look for _, _, look in looks])
-    drift = math.sqrt(information_for(experiment, effect)) * effect
+    plan = _boundaries(experiment, [look for _, _, look in looks], inflation)
+    drift = math.sqrt(inflation * information_for(experiment, effect)) * effect
     profile = stopping_profile(plan, drift=drift)
     start = experiment.starts_at.astimezone(ZoneInfo(experiment.timezone)).date()
     look_days = [float((date - start).days) for date, _, _ in looks]
@@ -222,7 +225,12 @@ def _split(experiment: Experiment, history: History) -> History:
 
 def _rows_of(experiment: Experiment, metric: Metric, history: History) -> MetricRows:
     cap = experiment.plan.cap
-    limit = getattr(cap, "value", None) if metric is experiment.primary else None
+    limit = None
+    if metric.name == experiment.primary.name and isinstance(cap, CapValue):
+        limit = cap.value
+    elif metric.name == experiment.primary.name and isinstance(cap, CapQuantile):
+        basis = history.rows[f"cap_basis_{metric.name}"]
+        limit = basis.quantile(cap.quantile, interpolation="linear")
     frame = history.rows.filter(pl.col(metric.columns[0][0]).is_not_null())
     events = None
     if metric.of_events and history.events is not None:
@@ -285,18 +293,46 @@ def _open_calendar(experiment: Experiment) -> list[dt.date]:
     return [first + dt.timedelta(days=k * step) for k in range(count)]
 
 
-def _boundaries(experiment: Experiment, fractions: Sequence[float]) -> Boundaries:
-    """The success boundaries at the expected fractions, solved look by look as in the run."""
+def _inflation(experiment: Experiment, effect: float) -> float:
+    """Information that a confidence sequence needs over what it is tuned to; 1 for planned looks.
+
+    The sequence pays for any number of looks: it needs more than a fixed test of the same power.
+    """
+    if experiment.is_group_sequential:
+        return 1.0
+    from scipy.optimize import brentq
+
+    drift = math.sqrt(information_for(experiment, effect)) * effect
+    fractions = equal_fractions(len(_open_calendar(experiment)))
+
+    def shortfall(log_inflation: float) -> float:
+        inflation = math.exp(log_inflation)
+        plan = _boundaries(experiment, fractions, inflation)
+        law = stopping_law(plan, drift=drift * math.sqrt(inflation))
+        return law.power - experiment.plan.power
+
+    return math.exp(float(brentq(shortfall, 0.0, math.log(LARGEST_INFLATION), xtol=1e-6)))
+
+
+def _boundaries(experiment: Experiment, fractions: Sequence[float], inflation: float) -> Boundaries:
+    """The success boundaries at the expected fractions, solved look by look as in the run.
+
+    Args:
+        experiment: The plan.
+        fractions: Of the information that the plan needs.
+        inflation: That information over what a confidence sequence is tuned to.
+    """
     design, alpha = experiment.plan.looks.design, experiment.alpha_per_hypothesis
     if isinstance(design, GroupSequential):
         return _spend(
             fractions, alpha=alpha, sides=2, spending=design.spending, parameter=design.parameter
         )
-    # In units of planned information; the sequence is tuned to it.
+    # In units of the information that the sequence is tuned to.
     g = tuning_information(1.0, alpha)
+    instants = [t * inflation for t in fractions]
     criticals = [
         confidence_sequence(0.0, 1 / math.sqrt(t), g=g, alpha=alpha).half_width * math.sqrt(t)
-        for t in fractions
+        for t in instants
     ]
     return Boundaries(
         fractions=tuple(fractions),

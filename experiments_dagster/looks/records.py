@@ -167,7 +167,11 @@ class SegmentLevel(_Record):
 
 
 class SegmentTest(_Record):
-    """Whether the effect differs between the levels of one segment: Cochran's Q, and each level."""
+    """Whether the effect differs between the levels of one segment: Cochran's Q, and each level.
+
+    `n_other_levels` counts levels beyond the largest ones, which are not shown but count in the
+    correction.
+    """
 
     segment: str
     metric: str
@@ -176,6 +180,7 @@ class SegmentTest(_Record):
     degrees_of_freedom: int | None
     p_value: float | None
     levels: tuple[SegmentLevel, ...]
+    n_other_levels: int = 0
 
 
 class AnytimeInterval(_Record):

@@ -13,6 +13,7 @@ from a split across guardrails, not from a correction over looks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,7 +25,7 @@ from experiments_dagster.config.experiment import (
 )
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.contrasts import MetricResult
+from experiments_dagster.looks.contrasts import MetricResult, is_nearly_normal
 from experiments_dagster.looks.estimates import Estimates
 from experiments_dagster.looks.records import (
     Boundary,
@@ -34,6 +35,7 @@ from experiments_dagster.looks.records import (
 )
 from experiments_dagster.looks.scores import ScoreBook, looks_with, present_scores
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.intervals import upper_quantile
 from experiments_dagster.stats.methods.moments.non_inferiority import non_inferiority
 from experiments_dagster.stats.records import Contrast, Estimate
 from experiments_dagster.stats.sequential.boundaries import LookBoundary, next_boundary
@@ -165,11 +167,15 @@ def boundaries(
         if primary is None or is_finished(earlier, arm):
             continue
         fraction = information_fraction(primary, frozen)
+        scheduled = min(planned_index / planned, 1.0)
+        if experiment.primary.is_open_ended and not is_planned_end:
+            # Half-open windows vary little: much information about less than was asked.
+            fraction = min(fraction, scheduled)
         spending = Spending(
             alpha=experiment.alpha_per_hypothesis,
             fraction=fraction,
             is_last=is_planned_end,
-            scheduled=min(planned_index / planned, 1.0),
+            scheduled=scheduled,
         )
         if isinstance(design, GroupSequential):
             rows += _successes(experiment, arm, estimates, spending, design, earlier, scores)
@@ -245,10 +251,22 @@ def _with_futility(
 
 
 def normal_score(estimate: Estimate) -> float:
-    """The estimate over its standard error, on the normal scale where a t test belongs to it."""
+    """The estimate's evidence on the normal scale: that of its own t or randomisation test."""
     score = estimate.estimate / estimate.std_error
+    if estimate.inference == "randomization" and estimate.p_value is not None:
+        if estimate.p_value >= 1:
+            return 0.0
+        return math.copysign(upper_quantile(estimate.p_value / 2), score)
     df = estimate.degrees_of_freedom
     return score if df is None else normal_equivalent(score, df)
+
+
+def _guardrail_score(statistic: float, estimate: Estimate) -> float:
+    """A margin test's z on the normal scale; a few clusters have as many degrees of freedom."""
+    df = estimate.degrees_of_freedom
+    if estimate.inference == "randomization":
+        df = estimate.n_control + estimate.n_treatment - 2.0
+    return statistic if df is None else normal_equivalent(statistic, df)
 
 
 def _success(
@@ -290,6 +308,7 @@ def _guardrail(
         )
     except EstimationError:
         return None
+    statistic = _guardrail_score(test.statistic, contrast.difference)
     if isinstance(design, GroupSequential):
         signed = guardrail.margin * sign_of(result.metric)
         clock = _Clock(
@@ -297,11 +316,11 @@ def _guardrail(
             scores=scores,
             control_weight=1.0 if guardrail.absolute else 1 - signed,
         )
-        row = _boundary(
-            result, "guardrail", contrast, test.statistic, spending, design, clock, sides=1
-        )
+        row = _boundary(result, "guardrail", contrast, statistic, spending, design, clock, sides=1)
+    elif is_nearly_normal(result):
+        row = _anytime_guardrail(result, contrast, statistic, spending, earlier)
     else:
-        row = _anytime_guardrail(result, contrast, test.statistic, spending, earlier)
+        return None
     shown = contrast.difference if guardrail.absolute else contrast.relative
     limits = _repeated(shown.estimate, shown.std_error, row.critical_value) if shown else {}
     return row.model_copy(
@@ -377,6 +396,9 @@ def _boundary(
             alpha_spent=spent,
             sides=sides,
         )
+        is_end = spending.is_last or spending.fraction >= 1
+        if is_end and boundary.reason == "INFORMATION_DECREASED" and allowed > spent:
+            boundary = _rest_of_alpha(allowed, spent, sides=sides)
     critical = boundary.critical_value
     crossed = "none"
     if critical is not None and abs(statistic) >= critical:
@@ -398,6 +420,21 @@ def _boundary(
         is_relative=False,
         limit_low=None,
         limit_high=None,
+    )
+
+
+def _rest_of_alpha(allowed: float, spent: float, *, sides: Sides) -> LookBoundary:
+    """The last boundary where information fell: what is left of alpha, by the union bound.
+
+    The law of the looks is unknown then; a test of the last score alone at the level that is left
+    keeps the whole plan at alpha whatever the correlation.
+    """
+    nominal = (allowed - spent) / sides
+    return LookBoundary(
+        critical_value=upper_quantile(nominal),
+        nominal_level=nominal,
+        alpha_spent=allowed,
+        reason=None,
     )
 
 

@@ -337,7 +337,6 @@ def _assemble(
     health = health_checks(experiment, frames, earlier, is_planned_end=is_end)
     rows: list[Any] = []
     anytime: list[Any] = []
-    harm: list[Any] = []
     cap = frozen.cap if frozen is not None else None
     if frozen is not None:
         if due is not None:
@@ -351,7 +350,7 @@ def _assemble(
                 scores=scores,
             )
         anytime = anytime_intervals(experiment, estimates, frozen, earlier)
-        harm = deterioration(experiment, estimates, frozen, earlier)
+    harm = deterioration(experiment, estimates, frozen, earlier)
     segments, segment_tests = segment_rows(experiment, frames, cap=cap)
     info = frames.info
     draft = Look(

@@ -1,6 +1,7 @@
 """What a plan can ask for beyond one metric and CUPED, from the file to the recorded look."""
 
 import datetime as dt
+import json
 
 import numpy as np
 import polars as pl
@@ -11,10 +12,13 @@ from scipy import stats
 from experiments_dagster.config.errors import ConfigError
 from experiments_dagster.frames.history import read_history
 from experiments_dagster.looks.calendar import start_of_day
+from experiments_dagster.looks.plan import PlanChangedError, check_plan
 from experiments_dagster.looks.planning import plan_report
 from experiments_dagster.looks.publish import publish_results
 from experiments_dagster.looks.reproduce import reproduce
+from experiments_dagster.looks.sequential import normal_score
 from experiments_dagster.looks.take import open_ledger, take_look
+from experiments_dagster.stats.methods.units.clustered import compare_clustered
 from experiments_dagster.storage.errors import DataDamagedError
 from experiments_dagster.storage.layout import Layout
 
@@ -36,6 +40,7 @@ METRICS = """
         window_days: 7
       order_p90: {kind: quantile, event: order, quantile: 0.9, window_days: 7}
       spend_p50: {kind: quantile, event: order, quantile: 0.5, of: units, window_days: 7}
+      slow: {kind: mean, event: order, window_days: 28}
       running: {kind: mean, event: order, window_days: 28, cohorts: open_ended}
       running_basket:
         kind: ratio
@@ -362,6 +367,23 @@ def test_a_plan_from_history_uses_the_plans_own_estimator(tmp_path):
             "futility is judged on one success metric",
         ),
         ({"design": ", parameter: 2.0"}, "spending obrien_fleming takes none"),
+        ({"design": ", spending: hwang_shih_decani, parameter: -800.0"}, "need -50 to 50"),
+        ({"metrics": "guardrails: [{metric: basket, margin: 5}]"}, "a share below 1"),
+        ({"primary": "running", "design": ", futility: {}"}, "over complete cohorts"),
+        ({"design": ", futility: {}", "plan": "power: 0.02"}, "must be above alpha"),
+        (
+            {
+                "primary": "spend_p50",
+                "estimator": "{kind: unadjusted}",
+                "plan": "cluster: household",
+            },
+            "has no quantiles",
+        ),
+        ({"primary": "basket", "plan": "sensitivity: [log1p]"}, "compare one value per unit"),
+        (
+            {"primary": "basket", "estimator": "{kind: cuped, variance: hc3}"},
+            "hc3 is for means",
+        ),
         ({"metrics": "success: [spend]"}, "metric 'spend' is listed 2 times"),
         ({"metrics": "success: [nothing]"}, "unknown metric 'nothing'"),
     ],
@@ -372,11 +394,138 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_rule(tmp_path, change, rul
 
 
 def test_an_option_that_the_old_plan_did_not_know_is_no_change(tmp_path):
-    from experiments_dagster.looks.plan import differences
+    trial = Trial(tmp_path, plan_text(), n_users=200)
+    trial.look(LOOK_DAYS[0])
+    ledger = open_ledger(manifest_of(trial.project), trial.experiment)
+    document = json.loads(json.dumps(ledger.plan["document"]))
+    for key in ("success", "stratify_by"):
+        del document[key]
+    for key in ("sensitivity", "prior", "cluster"):
+        del document["plan"][key]
+    del document["plan"]["estimator"]["variance"]
+    ledger.plan = ledger.plan | {"document": document, "plan_hash": "of an older one"}
+    check_plan(ledger, trial.experiment)
+    changed = trial.experiment.model_copy(update={"stratify_by": ("device",)})
+    with pytest.raises(PlanChangedError, match=r"stratify_by: \[\] -> \['device'\]"):
+        check_plan(ledger, changed)
 
-    new = Trial(tmp_path, plan_text(), land=False, n_users=10).experiment.plan_document
-    old = {key: value for key, value in new.items() if key not in ("success", "stratify_by")}
-    old["plan"] = {k: v for k, v in new["plan"].items() if k not in ("sensitivity", "prior")}
-    assert differences(old, new) == []
-    used = new | {"success": [{"name": "orders"}]}
-    assert differences(old, used) == ["success: None -> [{'name': 'orders'}]"]
+
+def test_the_planned_end_tests_what_is_left_even_where_information_fell(tmp_path):
+    """One huge order before the end inflates the variance; what is left is spent all the same."""
+    text = plan_text(estimator="{kind: unadjusted}")
+    trial = Trial(tmp_path, text, n_users=400, land=False)
+    whale = trial.exposures.sort("at")[-1]
+    order = pl.DataFrame(
+        {
+            "user": whale["user"],
+            "at": whale["at"] + dt.timedelta(hours=1),
+            "event": ["order"],
+            "id": ["whale"],
+            "amount": [50_000.0],
+        },
+        schema_overrides={"at": pl.Datetime("us", "UTC")},
+    )
+    incoming(trial.project, "events", "all", pl.concat([trial.events, order]))
+    incoming(trial.project, "exposures", "all", trial.exposures)
+    land_now(trial.project)
+    looks = trial.looks()
+    rows = [look.boundary("spend", "treatment") for look in looks]
+    assert rows[-1].information < rows[-2].information
+    assert rows[-1].no_stop_reason is None
+    assert rows[-1].alpha_spent == pytest.approx(0.05)
+    left = 0.05 - rows[-2].alpha_spent
+    assert rows[-1].critical_value == pytest.approx(stats.norm.isf(left / 2), rel=1e-9)
+
+
+def test_clusters_are_what_health_checks_count(tmp_path):
+    text = plan_text(estimator="{kind: unadjusted}", plan="cluster: household")
+    trial = Trial(tmp_path, text, by_household=True)
+    look = trial.look(LOOK_DAYS[-1])
+    (ratio,) = [check for check in look.checks if check.name == "sample_ratio"]
+    households = trial.exposures.group_by("variant").agg(pl.col("household").n_unique())
+    for _, n in households.iter_rows():
+        assert f" {n} (share" in ratio.message
+
+
+def test_a_unit_without_a_cluster_is_its_own(tmp_path):
+    text = plan_text(estimator="{kind: unadjusted}", plan="cluster: household")
+    trial = Trial(tmp_path, text, by_household=True, land=False)
+    lost = pl.col("user").is_in(["u00000", "u00400"])
+    exposures = trial.exposures.with_columns(household=pl.when(~lost).then(pl.col("household")))
+    incoming(trial.project, "events", "all", trial.events)
+    incoming(trial.project, "exposures", "all", exposures)
+    land_now(trial.project)
+    row = trial.look(LOOK_DAYS[-1]).effect("spend", "treatment", "difference", adjusted=False)
+    assert row.status == "ok"
+    assert row.n_control + row.n_treatment == exposures["household"].n_unique() - 1 + 2
+
+
+def test_harm_does_not_wait_for_the_primary_metric(tmp_path):
+    text = plan_text("slow", metrics="guardrails: [{metric: spend, margin: 0.1}]")
+    trial = Trial(tmp_path, text, lift=-0.6, n_users=2500)
+    look = trial.look(LOOK_DAYS[1])
+    assert look.effect("slow", "treatment", "difference", adjusted=False).reason == "IMMATURE"
+    assert [row.metric for row in look.deterioration if row.crossed == "undesired"] == ["spend"]
+    assert look.verdict == "DO_NOT_SHIP"
+
+
+def test_half_open_windows_do_not_end_an_open_ended_plan(tmp_path):
+    trial = Trial(tmp_path, plan_text("running", plan="baseline: 4000.0"), n_users=800, lift=0.0)
+    looks = trial.looks()
+    # Open windows end with the experiment: its four looks begin a week before the first of these.
+    assert [look.planned_index for look in looks] == [2, 3, 4, 4]
+    fractions = [look.boundary("running", "treatment").information_fraction for look in looks]
+    assert fractions[:2] == [0.5, 0.75]
+    assert [look.is_planned_end for look in looks[:3]] == [False, False, True]
+
+
+def test_a_plan_for_a_confidence_sequence_pays_for_it(tmp_path):
+    text = plan_text().replace(
+        "{kind: group_sequential, planned: 4}", "{kind: confidence_sequence}"
+    )
+    trial = Trial(tmp_path, text, n_users=2000)
+    history = read_history(trial.project, manifest_of(trial.project), trial.experiment)
+    report = plan_report(trial.experiment, history)
+    fixed = Trial(tmp_path / "fixed", plan_text().replace("planned: 4", "planned: 1"), n_users=2000)
+    history = read_history(fixed.project, manifest_of(fixed.project), fixed.experiment)
+    ratio = report.n_needed / plan_report(fixed.experiment, history).n_needed
+    assert 1.5 < ratio < 3
+
+
+def test_a_quantile_cap_counts_in_the_plan(tmp_path):
+    means = {}
+    for name, cap in (("none", ""), ("capped", "cap: {quantile: 0.8, from: pre_period}")):
+        trial = Trial(tmp_path / name, plan_text(plan=cap), n_users=1500)
+        history = read_history(trial.project, manifest_of(trial.project), trial.experiment)
+        means[name] = plan_report(trial.experiment, history).primary
+    assert means["capped"].sd_unadjusted < 0.9 * means["none"].sd_unadjusted
+    assert means["capped"].baseline < means["none"].baseline
+
+
+def test_post_stratification_adjusts_ratios_by_the_strata(tmp_path):
+    text = plan_text(
+        metrics="secondary: [basket]",
+        estimator="{kind: post_stratified}",
+        top="stratify_by: [device]",
+    )
+    trial = Trial(tmp_path, text, n_users=800)
+    look = trial.look(LOOK_DAYS[-1])
+    row = look.effect("basket", "treatment", "difference", adjusted=True)
+    plain = look.effect("basket", "treatment", "difference", adjusted=False)
+    assert row.status == "ok"
+    # A device drawn at random explains nothing.
+    assert row.std_error == pytest.approx(plain.std_error, rel=0.05)
+
+
+@pytest.mark.parametrize("n_households", [8, 12])
+def test_a_few_clusters_are_not_tested_as_if_they_were_many(n_households):
+    """Size of one two-sided look at 5 % by the score that a boundary is held against."""
+    rng = np.random.default_rng(3)
+    members = np.repeat(np.arange(n_households), 20)
+    arms = members % 2 == 0
+    above, runs = 0, 1500
+    for _ in range(runs):
+        y = rng.normal(size=len(members)) + rng.normal(size=n_households)[members]
+        found = compare_clustered(y, arms, members).contrast.difference
+        above += abs(normal_score(found)) >= stats.norm.isf(0.025)
+    assert above / runs < 0.05 + 3.29 * np.sqrt(0.05 * 0.95 / runs)
