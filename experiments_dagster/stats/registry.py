@@ -279,7 +279,7 @@ ADJUSTED = _methods(
             "clustered",
             "difference of means or ratios, clusters randomised",
             "units",
-            "delta from 50 clusters, CR2 below, randomisation below 15",
+            "delta from 400 clusters, CR2 below, randomisation below 15",
             "Bell & McCaffrey 2002; Imbens & Kolesár 2016",
             "dense CR2; Stata; statsmodels CR1",
             "methods.units.clustered.compare_clustered",

@@ -101,9 +101,9 @@ def test_cuped_removes_most_of_the_variance(looks):
         assert primary.variance_reduction > 0.6
 
 
-def lin_hc2(y, treated, X):
-    """Difference and HC2 standard error of Lin's regression by plain linear algebra."""
-    centred = X - X.mean(axis=0)
+def lin_hc2(y, treated, X, centre):
+    """Difference and HC2 standard error of Lin's regression at `centre` by plain linear algebra."""
+    centred = X - centre
     keep = centred.std(axis=0) > 0
     centred = centred[:, keep]
     D = np.column_stack([np.ones(len(y)), treated, centred, treated[:, None] * centred])
@@ -161,10 +161,14 @@ def test_every_standard_error_equals_an_independent_recomputation(looks, project
                 by_arm = [y[treated == side] for side in (0, 1)]
                 welch = np.sqrt(sum(part.var(ddof=1) / len(part) for part in by_arm))
                 assert plain.std_error == pytest.approx(welch, rel=1e-6)
-                X = np.column_stack(
-                    [pair[f"pre_{metric.name}"].to_numpy(), pair["is_pre_missing"].to_numpy()]
-                ).astype(float)
-                difference, error = lin_hc2(y, treated, X)
+                X, everybody = (
+                    np.column_stack(
+                        [rows[f"pre_{metric.name}"].to_numpy(), rows["is_pre_missing"].to_numpy()]
+                    ).astype(float)
+                    for rows in (pair, frame)
+                )
+                # Several arms are adjusted to the mean of all of them.
+                difference, error = lin_hc2(y, treated, X, everybody.mean(axis=0))
                 assert adjusted.estimate == pytest.approx(difference, rel=1e-6, abs=1e-9)
                 assert adjusted.std_error == pytest.approx(error, rel=1e-6)
                 compared += 2

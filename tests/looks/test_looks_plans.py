@@ -223,7 +223,7 @@ def test_clusters_are_the_units_of_analysis(tmp_path):
     trial = Trial(tmp_path, text, by_household=True)
     look = trial.look(LOOK_DAYS[-1])
     row = look.effect("spend", "treatment", "difference", adjusted=False)
-    assert row.method == "cluster_ratio"
+    assert row.method == "cluster_ols"
     assert row.n_control + row.n_treatment == trial.exposures["household"].n_unique()
 
 

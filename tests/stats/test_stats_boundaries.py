@@ -160,6 +160,7 @@ def test_near_looks_agree_with_a_finer_rule():
     assert near[2] == pytest.approx(merged[1], abs=2e-3)
 
 
+@pytest.mark.alone
 def test_fifty_looks_take_under_fifty_milliseconds():
     information = [(i + 1) / 50 for i in range(50)]
     solve_boundaries(information, alpha=0.05)

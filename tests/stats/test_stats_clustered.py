@@ -174,7 +174,7 @@ def test_cr2_refusals():
 
 
 def test_many_clusters_are_a_ratio_of_totals():
-    y, is_treated, clusters = make_rows(80)
+    y, is_treated, clusters = make_rows(420)
     totals, sizes = np.bincount(clusters, y), np.bincount(clusters).astype(float)
     treated = np.bincount(clusters, is_treated) > 0
     arms = [
@@ -190,7 +190,7 @@ def test_many_clusters_are_a_ratio_of_totals():
             )
     assert result.contrast.difference.method == "cluster_ratio"
     assert result.cluster_robust is None
-    assert result.scores.shape == (80,)
+    assert result.scores.shape == (420,)
 
 
 @pytest.mark.parametrize("n_clusters", [15, 30, 49])

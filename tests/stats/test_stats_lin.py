@@ -321,6 +321,7 @@ def test_misuse_is_a_bug_not_a_result():
         adjusted(y[:, None], is_treated, x)
 
 
+@pytest.mark.alone
 def test_a_million_units_take_well_under_a_second():
     y, is_treated, x = make_units(n=1_000_000)
     started = time.perf_counter()

@@ -56,10 +56,15 @@ def test_fieller_limits_are_the_roots_of_its_quadratic():
     assert lift.ci_high == pytest.approx(1.5 / (1 - g) + half - 1, rel=1e-12)
 
 
-def test_fieller_takes_over_at_ten_percent_noise():
-    noisy, calm = contrast(100, 10.0, 101.0, 11.0, 100.0), contrast(100, 10.0, 99.0, 11.0, 100.0)
+def test_fieller_takes_over_at_one_percent_noise():
+    noisy, calm = contrast(100, 10.0, 1.01, 11.0, 1.0), contrast(100, 10.0, 0.99, 11.0, 1.0)
     assert (noisy.relative.variance_formula, calm.relative.variance_formula) == ("fieller", "delta")
     assert noisy.relative.std_error == pytest.approx(calm.relative.std_error, rel=0.01)
+    # Where the methods change hands their limits agree to a few hundredths of a standard error,
+    # z times the noise of the control mean: the switch hardly moves a decision.
+    for limit in ("ci_low", "ci_high"):
+        shift = getattr(noisy.relative, limit) - getattr(calm.relative, limit)
+        assert abs(shift) < 0.05 * noisy.relative.std_error
 
 
 def test_unbounded_fieller_set_is_not_identified():

@@ -247,7 +247,7 @@ def test_importing_the_estimators_loads_no_heavy_library():
     assert loaded.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_three_years_of_days_with_five_covariates_take_less_than_a_third_of_a_second(series):
     observed, covariates = series(n_pre=1035, n_post=60, p=5)
     seconds = []
