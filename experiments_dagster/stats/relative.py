@@ -9,8 +9,9 @@ With ρ̂ = Δ̂/|m_C|, V = Var(Δ̂), V_C = Var(m_C), C = Cov(Δ̂, m_C), varia
 
 Fieller replaces delta once the control mean is noisier than 1 % (V_C > 0.0001), where both still
 agree. At 10 %, the point of METHODS 2.3, a switch that depends on the data takes the more liberal
-test in both tails: its size at 5 % was .064 to .069. Fieller's test of ρ = 0 is the test of Δ = 0. Both take normal quantiles: they are large-sample results. The limits of the lift
-are never those of the difference divided by the control mean.
+test in both tails: its size at 5 % was .064 to .069. Fieller's test of ρ = 0 is the test of Δ = 0.
+Both take normal quantiles: they are large-sample results. The limits of the lift are never those of
+the difference divided by the control mean.
 
 References:
     Fieller 1954; Deng, Knoblich & Lu 2018.

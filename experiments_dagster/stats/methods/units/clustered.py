@@ -8,9 +8,9 @@ With Y_g, D_g the totals of a cluster (D = rows, or a denominator) and G cluster
     8 ≤ G < 15   randomisation test of the difference of the average cluster means r_g = Y_g/D_g,
                  every assignment of the clusters enumerated (3,432 at most); CR2 stands beside it
 
-METHODS 3.7 hands over to the delta method at 50 clusters. With clusters of 1 to 120 rows its size at
-5 % is then .08, .066 at 100 and .053 at 400, while CR2 keeps .05: so CR2 serves longer, except where
-a cluster has no denominator, which it cannot fit and the delta method can.
+METHODS 3.7 hands over to the delta method at 50 clusters. With clusters of 1 to 120 rows its size
+at 5 % is then .08, .066 at 100 and .053 at 400, while CR2 keeps .05: so CR2 serves longer, except
+where a cluster has no denominator, which it cannot fit and the delta method can.
 
 Below 4 clusters per arm nothing is inferred. The randomisation test is that of the sharp null of a
 constant effect τ on every cluster mean. Assignment π has the difference d_π − τ k_π, k_π its
