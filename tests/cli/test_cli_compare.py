@@ -350,7 +350,8 @@ def test_covariates_of_the_units_behind_events(stores):
 
 
 @pytest.mark.parametrize(
-    ("n_stores", "method"), [(80, "cluster_ratio"), (30, "cluster_ols"), (12, "cluster_means")]
+    ("n_stores", "method"),
+    [(420, "cluster_ratio"), (80, "cluster_ols"), (30, "cluster_ols"), (12, "cluster_means")],
 )
 def test_clusters_by_what_their_number_allows(stores, n_stores, method):
     source = stores(n_stores)
@@ -665,7 +666,7 @@ def test_a_file_that_cannot_be_written_stops_the_command(flag, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (("--value", "y"), ("mean of y", "units", "95% interval", "welch, delta", "%")),
+        (("--value", "y"), ("mean of y", "units", "95% interval", "welch, fieller", "%")),
         (("--value", "bought", "--kind", "proportion"), ("conversion of bought", "pp", "newcombe")),
         (("--value", "y", "--kind", "quantile", "--quantile", "0.9"), ("p90 of y",)),
         (("--value", "d", "--method", "mann_whitney"), ("P(T > C) - 1/2", "mann_whitney,")),
