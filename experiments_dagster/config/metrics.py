@@ -125,7 +125,7 @@ class SummaryMetric(_MetricBase):
     `cohorts` says whether a unit's value is final once it counts (`complete`) or may still change
     (`open_ended`); `name` is what the source calls the metric. A ratio needs the moments of its
     denominator too. `made_from` names the metric over events that the warehouse aggregates, for
-    `experiments sql`.
+    `experiments sql`; its window is then this metric's too, so that looks fall on the same days.
     """
 
     kind: Literal["summary"]

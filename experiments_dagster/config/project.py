@@ -199,7 +199,16 @@ def _resolve_metrics(
         for rule in _made_from_rules(metric, resolved):
             issues.append(yaml_file.issue(("metrics", name, "made_from"), rule))
             del resolved[name]
-    return resolved
+    return {name: _with_window(metric, resolved) for name, metric in resolved.items()}
+
+
+def _with_window(metric: Metric, resolved: dict[str, Metric]) -> Metric:
+    """Give a summary the window of the metric that it is made from."""
+    source = resolved.get(metric.made_from or "")
+    if source is None or metric.is_open_ended:
+        return metric
+    window = {"start_day": source.start_day, "window_days": source.window_days}
+    return metric.model_copy(update=window)
 
 
 def _made_from_rules(metric: Metric, metrics: dict[str, Metric]) -> list[str]:

@@ -94,5 +94,7 @@ def next_look(experiment: Experiment, recorded: Sequence[Look], day: dt.date) ->
 
 
 def _end_of_windows(experiment: Experiment) -> dt.date:
+    """When the last unit counts in every metric that decides."""
+    deciding = (*experiment.success_metrics, *(metric for _, metric in experiment.guardrails))
     end = experiment.ends_at.astimezone(ZoneInfo(experiment.timezone)).date()
-    return end + dt.timedelta(days=experiment.primary.maturity_days)
+    return end + dt.timedelta(days=max(metric.maturity_days for metric in deciding))
