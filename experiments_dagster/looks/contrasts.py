@@ -36,6 +36,7 @@ from experiments_dagster.stats.methods.units.pooled_theta import cuped_pooled_th
 from experiments_dagster.stats.methods.units.post_stratified import compare_post_stratified
 from experiments_dagster.stats.methods.units.quantile import compare_quantiles
 from experiments_dagster.stats.methods.units.ratio_adjusted import compare_ratios_adjusted
+from experiments_dagster.stats.methods.units.scores import mean_scores, ratio_scores
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import AdjustedContrast, Contrast, ScoredContrast
 
@@ -141,7 +142,11 @@ def compare_arm(experiment: Experiment, rows: MetricRows, arm: str) -> MetricRes
         adjusted = _adjusted(experiment, rows, pair, is_treated, scored)
         scores = adjusted.scores
     if scores is None:
-        scores = _difference_scores(pair.outcomes(), is_treated)
+        outcomes = pair.outcomes()
+        if rows.metric.is_ratio:
+            scores = ratio_scores(outcomes[0], outcomes[1], is_treated)
+        else:
+            scores = mean_scores(outcomes[0], is_treated)
     if not rows.metric.is_open_ended:
         return MetricResult(
             metric=rows.metric, arm=arm, plain=plain, adjusted=adjusted, scores=scores
@@ -166,20 +171,6 @@ def is_nearly_normal(result: MetricResult) -> bool:
         return True
     skewness = float((result.scores**3).sum()) / difference.std_error**3
     return abs(skewness) <= MAX_SKEWNESS
-
-
-def _difference_scores(outcomes: list[Vector], is_treated: Mask) -> Vector:
-    """Influence scores of a difference of means, or of ratios of totals (METHODS section 0)."""
-    scores = np.empty(len(is_treated))
-    for of_arm, sign in ((~is_treated, -1.0), (is_treated, 1.0)):
-        values = [outcome[of_arm] for outcome in outcomes]
-        n = len(values[0])
-        if len(values) > 1:
-            linear = (values[0] - values[0].sum() / values[1].sum() * values[1]) / values[1].mean()
-        else:
-            linear = values[0] - values[0].mean()
-        scores[of_arm] = sign * linear / np.sqrt(n * (n - 1.0))
-    return scores
 
 
 def compare_summaries(

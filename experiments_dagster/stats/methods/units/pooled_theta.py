@@ -29,6 +29,7 @@ from experiments_dagster.stats.methods.units.interacted import (
     without_level,
 )
 from experiments_dagster.stats.methods.units.lin import adjusted_contrast, first_correlation
+from experiments_dagster.stats.methods.units.scores import mean_scores
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import AdjustedContrast, Estimate
 
@@ -217,7 +218,7 @@ def _welch_with_theta(
         units,
         theta,
         welch.estimate,
-        _mean_scores(values, mask),
+        mean_scores(values, mask),
         method=method,
         formula="welch",
         alpha=alpha,
@@ -240,7 +241,7 @@ def _contrast(
     control, deviations = units.y[~mask], units.centred[~mask]
     return adjusted_contrast(
         difference=difference,
-        scores=scores if theta is not None else _mean_scores(units.centred, mask),
+        scores=scores if theta is not None else mean_scores(units.centred, mask),
         is_treated=mask,
         control_deviations=deviations - deviations.mean(),
         unadjusted=compare_means(
@@ -272,12 +273,3 @@ def _ancova_scores(units: _Units, theta: float | None) -> tuple[float, Vector]:
     slope = theta or 0.0
     difference = float(y[mask].mean() - y[~mask].mean()) - slope * gap
     return difference, math.sqrt(correction) * weights * (y_within - slope * x_within)
-
-
-def _mean_scores(values: Vector, is_treated: NDArray[np.bool_]) -> Vector:
-    """Influence scores of a difference of means whose squares sum to Welch's variance."""
-    scores = np.empty(len(values))
-    for sign, rows in ((-1, ~is_treated), (1, is_treated)):
-        n = int(rows.sum())
-        scores[rows] = sign * (values[rows] - values[rows].mean()) / math.sqrt(n * (n - 1))
-    return scores

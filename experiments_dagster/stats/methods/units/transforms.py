@@ -30,6 +30,7 @@ from experiments_dagster.stats.methods.moments.fisher import (
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.omnibus import proportions_chi_square
 from experiments_dagster.stats.methods.units.interacted import Vector, arm_mask, finite_column
+from experiments_dagster.stats.methods.units.scores import mean_scores
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import ScoredContrast
 
@@ -202,10 +203,7 @@ def compare_log_means(
     contrast = compare_means(
         ArmMoments.from_arrays(y=logs[~mask]), ArmMoments.from_arrays(y=logs[mask]), alpha=alpha
     )
-    scores = np.empty(len(logs))
-    for sign, rows in ((-1, ~mask), (1, mask)):
-        n = int(np.count_nonzero(rows))
-        scores[rows] = sign * (logs[rows] - logs[rows].mean()) / math.sqrt(n * (n - 1))
+    scores = mean_scores(logs, mask)
     scores.setflags(write=False)
     return ScoredContrast(
         contrast=replace(
