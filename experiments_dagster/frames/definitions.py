@@ -162,17 +162,13 @@ def window_totals(
         "unit",
         *(_amount(total, _event_inside(total) & ~_whole_day_inside(total)) for total in totals),
     )
-    # Each part is added up in its own exact type first; adding two floats has only one order.
-    parts = [
-        part.group_by("unit").agg(
-            *(nw.col(total.name).sum().cast(nw.Float64).fill_null(0.0) for total in totals)
-        )
-        for part in (whole_days, single_events)
-    ]
+    # Exact types stay exact up to the last sum, so that no order of adding up shows.
+    sums = [nw.col(total.name).sum() for total in totals]
+    parts = [part.group_by("unit").agg(*sums) for part in (whole_days, single_events)]
     summed = (
         nw.concat(parts, how="vertical")
         .group_by("unit")
-        .agg(*(nw.col(total.name).sum() for total in totals))
+        .agg(*(column.cast(nw.Float64) for column in sums))
     )
     return exposures.join(summed, on="unit", how="left").with_columns(
         *(nw.col(total.name).fill_null(0.0) for total in totals)

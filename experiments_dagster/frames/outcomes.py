@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import narwhals as nw
 import polars as pl
 
-from experiments_dagster.config.experiment import CapQuantile
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
@@ -24,9 +23,12 @@ from experiments_dagster.frames.definitions import (
     window_totals,
 )
 from experiments_dagster.frames.partials import Partials, build_partials
+from experiments_dagster.frames.row_plan import cap_basis_of, row_total, totals_of
 from experiments_dagster.storage.duck import Duck
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.manifest import Manifest
+
+FIRST_DAY, MISSING = "_first_day", "_is_pre_missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,10 @@ def open_partials(
 def outcome_rows(
     duck: Duck, experiment: Experiment, exposures: Frame, tables: Tables
 ) -> pl.DataFrame:
-    """All exposed units with outcomes and covariates of every metric, ordered by unit.
+    """All exposed units with outcomes and covariates of every metric.
+
+    They come by UTC day of first exposure, then by unit, so that sums over them add up in the same
+    order however they were made.
 
     Args:
         duck: The connection that holds `exposures`.
@@ -105,13 +110,49 @@ def outcome_rows(
                 .with_columns(nw.col("is_pre_missing") & nw.col("_is_pre_missing"))
                 .drop("_is_pre_missing")
             )
-    collected: pl.DataFrame = frame.sort("unit").to_native().pl()
+    ordered = frame.with_columns(nw.col("exposed_at").dt.truncate("1d").alias(FIRST_DAY))
+    collected: pl.DataFrame = ordered.sort(FIRST_DAY, "unit").drop(FIRST_DAY).to_native().pl()
     for metric in silent:  # nothing is known of them yet: open windows, no history
         for name, _ in metric.columns:
             nothing = pl.lit(None, dtype=pl.Float64).alias(name)
             collected = collected.with_columns(nothing, pl.lit(0.0).alias(f"pre_{name}"))
             if experiment.predicts:
                 collected = collected.with_columns(pl.lit(0.0).alias(f"lag_{name}"))
+    return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
+
+
+def rows_as_of(
+    experiment: Experiment, rows: pl.DataFrame, horizons: dict[str, dt.datetime]
+) -> pl.DataFrame:
+    """The same from kept unit rows: what of them counts at a look, and is named by its metrics.
+
+    Args:
+        experiment: Metrics and covariates.
+        rows: Unit rows of the experiment (`row_plan.RowPlan.columns`), in their order.
+        horizons: Up to when each source speaks, naive UTC; a source without events is left out.
+    """
+    sources = sorted({metric.parts[0].source for metric in experiment.metrics})
+    totals = [total for source in sources for total in totals_of(experiment, source)]
+    segments = [f"segment_{name}" for name in experiment.exposure_properties]
+    frame: Frame = nw.from_native(rows.lazy()).select(
+        *("unit", "arm", "exposed_at", "n_exposures", "n_arms"),
+        *segments,
+        *(nw.col(row_total(t).name).cast(nw.Float64).alias(t.name) for t in totals),
+    )
+    is_missing = nw.lit(value=True)
+    for source in sources:
+        metrics = [m for m in experiment.metrics if m.parts[0].source == source]
+        if source in horizons:
+            frame = unit_frame(frame, metrics, horizons[source])
+            frame = frame.with_columns((is_missing & nw.col("is_pre_missing")).alias(MISSING))
+            is_missing = nw.col(MISSING)
+        else:  # nothing is known of them yet: open windows, no history
+            nothing = nw.lit(None, dtype=nw.Float64)
+            columns = [name for metric in metrics for name, _ in metric.columns]
+            frame = frame.with_columns(*(nothing.alias(name) for name in columns))
+    collected: pl.DataFrame = (
+        frame.with_columns(is_missing.alias("is_pre_missing")).to_native().collect()
+    )
     return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
 
 
@@ -150,11 +191,6 @@ def extra_frames(
         names = [total.name for total in daily_totals(metric)]
         extra["day_frame"] = totals.select("unit", "arm", *names).sort("unit").to_native().pl()
     return extra
-
-
-def cap_basis_of(experiment: Experiment) -> Metric | None:
-    """The metric whose cap is a quantile of the pre-period, if any."""
-    return experiment.primary if isinstance(experiment.plan.cap, CapQuantile) else None
 
 
 def _has_cap_basis(experiment: Experiment, metrics: list[Metric]) -> bool:

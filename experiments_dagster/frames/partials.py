@@ -40,6 +40,7 @@ class Partials:
 
     days: tuple[Path, ...]
     events: tuple[Path, ...]
+    sequences: tuple[int, ...]
     inputs: dict[str, str]
 
 
@@ -83,6 +84,7 @@ def build_partials(
     return Partials(
         days=tuple(folder / "days" / name for name in names),
         events=tuple(folder / "events" / name for name in names),
+        sequences=tuple(batch.sequence for batch, _ in tables),
         inputs={table.path: table.sha256 for _, table in tables},
     )
 

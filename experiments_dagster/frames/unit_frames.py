@@ -24,16 +24,18 @@ from experiments_dagster.contracts.frames import validate_ratio_frame, validate_
 from experiments_dagster.frames.definitions import first_exposures
 from experiments_dagster.frames.outcomes import (
     Tables,
-    cap_basis_of,
     extra_frames,
     open_partials,
     outcome_rows,
+    rows_as_of,
 )
+from experiments_dagster.frames.row_plan import cap_basis_of
+from experiments_dagster.frames.unit_rows import kept_rows
 from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
 from experiments_dagster.storage.duck import connect
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.layout import Layout
-from experiments_dagster.storage.manifest import Manifest
+from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
 
 IDENTITY = ("unit", "arm", "exposed_at", "is_pre_missing")
 
@@ -154,6 +156,9 @@ def build_unit_frames(
         raise ContractError("raw/exposures", {"no exposures have landed": 0})
     tables = Tables(partials=partials, horizons=horizons)
     newest = max(horizons.values()).replace(tzinfo=None)
+    rows = None
+    if publish and _can_be_kept(experiment, exposure_tables, newest):
+        rows = kept_rows(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
     with connect(project.platform, layout) as duck:
         exposures = first_exposures(
             nw.from_native(duck.parquet(exposure_files)),
@@ -163,7 +168,11 @@ def build_unit_frames(
             segments=experiment.exposure_properties,
         )
         extra = extra_frames(duck, experiment, exposures, tables, as_of)
-        all_rows = outcome_rows(duck, experiment, exposures, tables)
+        if rows is None:
+            all_rows = outcome_rows(duck, experiment, exposures, tables)
+        else:
+            speaking = {source: tables.horizon(source) for source in horizons}
+            all_rows = rows_as_of(experiment, rows, speaking)
     horizon = min(horizons.values())
     inputs = {table.path: table.sha256 for _, table in exposure_tables}
     inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
@@ -208,6 +217,16 @@ def build_unit_frames(
         events=frames.get("event_frame"),
         days=frames.get("day_frame"),
     )
+
+
+def _can_be_kept(
+    experiment: Experiment, exposures: list[tuple[Batch, LandedTable]], newest: dt.datetime
+) -> bool:
+    """Whether kept rows serve: no window ends with the look, and no exposure comes after it."""
+    if any(metric.is_open_ended for metric in experiment.metrics):
+        return False
+    last = max((table.last_at for _, table in exposures if table.last_at), default=None)
+    return last is None or last.replace(tzinfo=None) < newest
 
 
 def read_current_frames(layout: Layout, slug: str) -> Frames:

@@ -43,6 +43,10 @@ class Layout:
         """Partial aggregates per batch for one set of measures."""
         return self.root / "frames" / "unit_days" / source / measures_hash
 
+    def unit_rows(self, key: str) -> Path:
+        """Unit rows of the experiments that add up the same windows."""
+        return self.root / "frames" / "unit_rows" / key
+
     def frame(self, name: str, slug: str) -> Path:
         """Published frames of one experiment or intervention."""
         return self.root / "frames" / name / slug
