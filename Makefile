@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test dev check calibrate lock clean help
+.PHONY: demo test dev check calibrate bench bench-large lock clean help
 
 help:
 	@echo "make demo    install, run the main job on real data, print the verdicts"
 	@echo "make test    install, run all tests"
 	@echo "make dev     install, open the Dagster UI on http://127.0.0.1:3000"
 	@echo "make check   format, lint, types, doctests, lock files"
+	@echo "make bench   speed against the bare scan and against peers, with targets"
 	@echo "make calibrate   10,000 A/A permutations per estimator on real data"
 
 $(INSTALLED): pyproject.toml requirements-all.lock requirements-uv.lock
@@ -41,9 +42,18 @@ check: $(INSTALLED)
 calibrate: $(INSTALLED)
 	CALIBRATION_REPLICATES=10000 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/calibration
 
+# Speed against the bare scan and against peers, with the targets; the tables go into the README.
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks --readme README.md
+
+# 100 million events: needs some 2 GB of disk.
+bench-large: $(INSTALLED)
+	$(BIN)/python -m benchmarks --large
+
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras pyproject.toml -o requirements-all.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra postgres pyproject.toml -o deploy/requirements.lock
 	grep -A 40 '^uv==' requirements-all.lock | sed -n '1p;2,40{/^    --hash/p;/^[a-z]/q}' > requirements-uv.lock
 
 clean:

@@ -11,7 +11,8 @@ import polars as pl
 from factories import METRICS, PLATFORM, incoming, land_now, make_project, manifest_of
 
 from experiments_dagster.looks.calendar import start_of_day
-from experiments_dagster.looks.take import open_ledger, recorded_looks, take_look
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import open_ledger, take_look
 from experiments_dagster.stats.design.allocation import assign
 
 RICH_PLATFORM = PLATFORM.replace(

@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "experiments_dagster"
 OURS = "experiments_dagster"
-TOP = {f"{OURS}.{name}" for name in ("looks", "assets", "resources", "checks", "automation", "cli")}
+TOP = {
+    f"{OURS}.{name}"
+    for name in ("looks", "assets", "resources", "checks", "automation", "service", "cli")
+}
 ENGINES = {"duckdb", "dagster", "polars", "pandera"}
 PACKAGES = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"}
 # Reports show looks: their records and their calendar, not how they are taken.

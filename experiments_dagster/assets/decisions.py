@@ -9,8 +9,9 @@ from experiments_dagster.automation.partitions import EXPERIMENTS
 from experiments_dagster.checks.specs import SEQUENTIAL, VERDICT
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.publish import last_peek, publish_verdict
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.take import open_ledger
 from experiments_dagster.reporting.charts import data_uri, look_trajectory
 from experiments_dagster.reporting.tables import effects_table
 from experiments_dagster.resources.project import ExperimentsProject

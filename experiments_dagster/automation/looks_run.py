@@ -8,6 +8,7 @@ be looked at stops no other; the op fails at the end and names them all.
 """
 
 import datetime as dt
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,9 +29,12 @@ from experiments_dagster.checks.specs import (
 )
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.unit_rows import Shard, advanced_shards
 from experiments_dagster.looks.plan import PlanChangedError
-from experiments_dagster.looks.publish import publish_report, publish_results, publish_verdict
-from experiments_dagster.looks.take import LookAttempt, open_ledger, recorded_looks, take_look
+from experiments_dagster.looks.publish import NightPublication, publish_report
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.records import Look
+from experiments_dagster.looks.take import LookAttempt, take_look
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import ContractError, StorageError
@@ -70,6 +74,15 @@ class Trouble:
     is_alerted: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """The events of one experiment, logged when its tables are there; holds no ledger."""
+
+    experiment: Experiment
+    look: Look | None
+    verdict: dict[str, Any] | None
+
+
 @dg.op(out=dg.Out(dg.Nothing))
 def take_looks(
     context: dg.OpExecutionContext, experiments: ExperimentsProject, config: LooksConfig
@@ -93,22 +106,17 @@ def take_looks(
     manifest = experiments.manifest(project)
     _report_batches(context, manifest.batches, batches)
     troubles += _report_damage(context, manifest)
+    wanted: list[Experiment] = []
     for slug in config.experiments or list(project.experiments):
         experiment = project.experiments.get(slug)
         if experiment is None:
             message = f"configs/experiments/{slug}.yaml is gone or broken"
             troubles.append(Trouble(subject=slug, code=CONFIG_CODE, message=message))
-            continue
-        try:
-            as_of = as_of_instant(experiment, config)
-            trouble = _take_one(context, project, manifest, experiment, as_of, draw=config.draw)
-        except Exception as error:
-            context.log.exception(f"{slug} crashed")
-            # Only the kind: the message of an unforeseen error may hold raw values.
-            message = f"crashed with {type(error).__name__}"
-            trouble = Trouble(subject=slug, code=CRASH_CODE, message=message)
-        if trouble is not None:
-            troubles.append(trouble)
+        else:
+            wanted.append(experiment)
+    night = _Night(context, project, manifest, config)
+    troubles += night.take(wanted)
+    troubles += night.publish()
     publish_catalog(manifest.layout)
     metadata = {TROUBLES: json.dumps([asdict(trouble) for trouble in troubles])}
     untold = [trouble for trouble in troubles if not trouble.is_alerted]
@@ -118,37 +126,82 @@ def take_looks(
     return dg.Output(None, metadata=metadata)
 
 
-def _take_one(
-    context: dg.OpExecutionContext,
-    project: Project,
-    manifest: Manifest,
-    experiment: Experiment,
-    as_of: dt.datetime,
-    *,
-    draw: bool,
-) -> Trouble | None:
-    """One experiment's look and its events; the trouble when it could not be taken."""
-    try:
-        attempt = take_look(project, manifest, experiment, as_of=as_of)
-    except PlanChangedError as error:
-        _log_check(
-            context,
-            SEQUENTIAL,
-            experiment.slug,
-            check_name=LOOK_HEALTH,
-            passed=False,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=str(error),
-        )
-        return Trouble(
-            subject=experiment.slug, code=CONFIG_CODE, message=str(error), is_alerted=True
-        )
-    except StorageError as error:
-        return _storage_trouble(experiment.slug, error)
-    if not attempt.is_new:
-        context.log.info(f"look={attempt.look.look_id} is_new=False verdict={attempt.look.verdict}")
-    _publish(context, manifest, experiment, attempt, draw=draw)
-    return None
+class _Night:
+    """The looks of one run: taken shard by shard, published together, then told."""
+
+    def __init__(
+        self,
+        context: dg.OpExecutionContext,
+        project: Project,
+        manifest: Manifest,
+        config: LooksConfig,
+    ) -> None:
+        self.context = context
+        self.project = project
+        self.manifest = manifest
+        self.config = config
+        self.publication = NightPublication(manifest.layout)
+        self.told: list[_Told] = []
+
+    def take(self, experiments: Sequence[Experiment]) -> list[Trouble]:
+        """Take what is due; new events are added up once for all experiments of a shard."""
+        troubles = []
+        latest = max((as_of_instant(e, self.config) for e in experiments), default=None)
+        if latest is None:
+            return []
+        gc.freeze()  # what is loaded by now stays; the collector need not walk it per look
+        for shard, members in advanced_shards(
+            self.project, self.manifest, experiments, as_of=latest
+        ):
+            for experiment in members:
+                trouble = self._try(experiment, shard)
+                if trouble is not None:
+                    troubles.append(trouble)
+        gc.unfreeze()
+        return troubles
+
+    def publish(self) -> list[Trouble]:
+        """Write the tables of all looks, then log the events of those that are there."""
+        broken = self.publication.write()
+        for item in self.told:
+            _tell(self.context, item, is_published=item.experiment.slug not in broken)
+        return [_storage_trouble(slug, error) for slug, error in broken.items()]
+
+    def _try(self, experiment: Experiment, shard: Shard | None) -> Trouble | None:
+        slug = experiment.slug
+        try:
+            self._take_one(experiment, shard)
+        except PlanChangedError as error:
+            _log_check(
+                self.context,
+                SEQUENTIAL,
+                slug,
+                check_name=LOOK_HEALTH,
+                passed=False,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=str(error),
+            )
+            return Trouble(subject=slug, code=CONFIG_CODE, message=str(error), is_alerted=True)
+        except StorageError as error:
+            return _storage_trouble(slug, error)
+        except Exception as error:
+            self.context.log.exception(f"{slug} crashed")
+            # Only the kind: the message of an unforeseen error may hold raw values.
+            message = f"crashed with {type(error).__name__}"
+            return Trouble(subject=slug, code=CRASH_CODE, message=message)
+        return None
+
+    def _take_one(self, experiment: Experiment, shard: Shard | None) -> None:
+        """One experiment's look; its events wait for its tables."""
+        as_of = as_of_instant(experiment, self.config)
+        attempt = take_look(self.project, self.manifest, experiment, as_of=as_of, shard=shard)
+        if not attempt.is_new:
+            look = attempt.look
+            self.context.log.info(f"look={look.look_id} is_new=False verdict={look.verdict}")
+        self.publication.add(attempt.ledger, attempt.look)
+        self.told.append(_to_tell(experiment, attempt, draw=self.config.draw))
+        if self.config.draw:
+            publish_report(self.manifest.layout, experiment, attempt.ledger)
 
 
 def _storage_trouble(subject: str, error: StorageError) -> Trouble:
@@ -212,27 +265,20 @@ def _land(context: dg.OpExecutionContext, project: Project) -> tuple[set[int], l
     return {report.batch.sequence} if report.batch else set(), troubles
 
 
-def _publish(
-    context: dg.OpExecutionContext,
-    manifest: Manifest,
-    experiment: Experiment,
-    attempt: LookAttempt,
-    *,
-    draw: bool,
-) -> None:
-    look, ledger = attempt.look, open_ledger(manifest, experiment)
-    publish_results(ledger, look)
-    publish_verdict(ledger)
-    looks = recorded_looks(ledger) or [look]
-    if attempt.is_new or attempt.is_peek:
-        _log_check(context, SEQUENTIAL, experiment.slug, **look_health(look))
+def _to_tell(experiment: Experiment, attempt: LookAttempt, *, draw: bool) -> _Told:
+    look, metadata = attempt.look, None
     if attempt.is_new and not look.is_blocked:
-        metadata = verdict_metadata(experiment, looks, draw=draw)
-        context.log_event(
-            dg.AssetMaterialization(VERDICT, partition=experiment.slug, metadata=metadata)
-        )
-    if draw:
-        publish_report(manifest.layout, experiment, ledger)
+        metadata = verdict_metadata(experiment, recorded_looks(attempt.ledger), draw=draw)
+    is_checked = attempt.is_new or attempt.is_peek
+    return _Told(experiment=experiment, look=look if is_checked else None, verdict=metadata)
+
+
+def _tell(context: dg.OpExecutionContext, item: _Told, *, is_published: bool) -> None:
+    slug = item.experiment.slug
+    if item.look is not None:
+        _log_check(context, SEQUENTIAL, slug, **look_health(item.look))
+    if item.verdict is not None and is_published:
+        context.log_event(dg.AssetMaterialization(VERDICT, partition=slug, metadata=item.verdict))
 
 
 def _log_check(

@@ -28,6 +28,8 @@ PID_STARTED_TAG = "experiments/pid_started"
 OWNED_RUN_TAG = "experiments/owned_run"
 REAPED_TAG = "experiments/reaped"
 
+HOST_VARIABLE = "EXPERIMENTS_HOST"
+
 UNFINISHED = (
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -64,9 +66,7 @@ def tag_run_owner(instance: dg.DagsterInstance, run_id: str) -> RunOwner:
     Raises:
         DagsterRunNotFoundError: There is no such run.
     """
-    owner = RunOwner(
-        host=socket.gethostname(), pid=os.getpid(), started=process_started(os.getpid())
-    )
+    owner = RunOwner(host=this_host(), pid=os.getpid(), started=process_started(os.getpid()))
     tags = {
         HOST_TAG: owner.host,
         PID_TAG: str(owner.pid),
@@ -75,6 +75,11 @@ def tag_run_owner(instance: dg.DagsterInstance, run_id: str) -> RunOwner:
     }
     instance.add_run_tags(run_id, tags)
     return owner
+
+
+def this_host() -> str:
+    """Return the name of this host; `EXPERIMENTS_HOST` where containers change theirs."""
+    return os.environ.get(HOST_VARIABLE) or socket.gethostname()
 
 
 def process_started(pid: int) -> str:
@@ -169,7 +174,7 @@ def reap_dead_runs(
     dead = dead_runs(
         records,
         now or datetime.now(UTC),
-        host=socket.gethostname(),
+        host=this_host(),
         max_age_hours=max_age_hours,
         is_alive=is_owner_alive,
     )

@@ -7,7 +7,8 @@ import dagster as dg
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.config.project import Project
 from experiments_dagster.looks.calendar import due_look, local_day
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import open_ledger
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.manifest import Manifest

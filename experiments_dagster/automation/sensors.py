@@ -10,12 +10,8 @@ from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.automation.partitions import EXPERIMENTS, INTERVENTIONS
 from experiments_dagster.config.project import Project
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
-from experiments_dagster.looks.take import (
-    build_inputs,
-    open_ledger,
-    present_fraction,
-    recorded_looks,
-)
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import build_inputs, open_ledger, present_fraction
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.incoming import has_new_files

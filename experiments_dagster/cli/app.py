@@ -369,19 +369,14 @@ def dev(
 ) -> None:
     """Open the Dagster UI of this project on loopback, with its daemon."""
     with exit_codes():
-        import os
-        import sys
-
         from experiments_dagster.cli.runs import dagster_home, prepare_instance
+        from experiments_dagster.service.dev import serve_project
         from experiments_dagster.storage.layout import Layout
 
         project = _load(config_dir)
         prepare_instance(Layout(project.storage))
         err.print(f"Dagster UI: http://127.0.0.1:{port}   (stop with Ctrl-C)")
-        os.environ |= dagster_home(project.folder, project.storage)
-        dagster = str(Path(sys.executable).with_name("dagster"))
         workspace = project.folder / "workspace.yaml"
         code = ["-w", str(workspace)] if workspace.exists() else ["-m", DEFINITIONS]
-        arguments = ["dev", "-h", "127.0.0.1", "-p", str(port), *code]
-        os.chdir(project.folder)
-        os.execv(dagster, [dagster, *arguments])  # noqa: S606  our own interpreter's dagster
+        home = dagster_home(project.folder, project.storage)
+        raise typer.Exit(serve_project(project.folder, code, port, home))

@@ -25,8 +25,9 @@ from experiments_dagster.config.project import Project, load_project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.calendar import due_look, is_complete, start_of_day
 from experiments_dagster.looks.publish import publish_report, publish_results, publish_verdict
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.take import open_ledger, recorded_looks, take_look
+from experiments_dagster.looks.take import open_ledger, take_look
 from experiments_dagster.simulate.asos import ALPHA, MDE, METRICS, SOURCE, Asos, write_project
 from experiments_dagster.simulate.incoming import write_incoming
 from experiments_dagster.stats.design.sample_ratio import BLOCK_P, MIN_DEVIATION, chi_square

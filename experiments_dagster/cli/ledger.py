@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import open_ledger
 from experiments_dagster.storage.manifest import Manifest
 
 

@@ -13,8 +13,9 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.interventions.estimate import read_summary
 from experiments_dagster.looks.calendar import is_complete
 from experiments_dagster.looks.publish import last_peek
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Effect, Look
-from experiments_dagster.looks.take import deciding_look, open_ledger, recorded_looks
+from experiments_dagster.looks.take import deciding_look, open_ledger
 from experiments_dagster.storage.manifest import Manifest
 
 EVIDENCE = (

@@ -216,6 +216,11 @@ class Metric(Spec):
         return self.kind in ("proportion", "retention")
 
     @property
+    def is_additive(self) -> bool:
+        """Whether moments over units give its effect."""
+        return not (self.is_summary or self.is_open_ended or self.quantile is not None)
+
+    @property
     def is_summary(self) -> bool:
         """Whether the metric arrives as moments."""
         return self.kind == "summary"

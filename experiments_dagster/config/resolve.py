@@ -91,6 +91,24 @@ class Experiment(Spec):
         return self.plan.estimator.kind != "unadjusted"
 
     @property
+    def is_additive(self) -> bool:
+        """Whether sums over units give every effect of the plan, so that units can stay put.
+
+        Means, proportions and ratios of closed windows, plain or adjusted by pre-period totals.
+        """
+        estimator = self.plan.estimator
+        is_simple = estimator.kind == "unadjusted"
+        if isinstance(estimator, CupedEstimator):
+            more = estimator.categories or estimator.predict
+            is_simple = not more and estimator.variance == "lin_hc2"
+        return (
+            is_simple
+            and self.plan.cluster is None
+            and not self.plan.sensitivity
+            and all(metric.is_additive for metric in self.metrics)
+        )
+
+    @property
     def alpha_per_hypothesis(self) -> float:
         """The share of alpha of each success metric and arm (Bonferroni, METHODS section 4)."""
         return self.plan.alpha / (len(self.treatments) * len(self.success_metrics))
@@ -150,6 +168,10 @@ class Experiment(Spec):
         is_long = self.primary.window_days >= MIN_NOVELTY_DAYS
         day = as_of.astimezone(ZoneInfo(self.timezone)).date()
         return adds_up and is_long and day >= self.last_look()
+
+    def needs_extra(self, as_of: dt.datetime) -> bool:
+        """Whether a look needs single events or days beside the unit frames."""
+        return self.shows_novelty(as_of) or any(metric.of_events for metric in self.metrics)
 
     @property
     def predicts(self) -> bool:

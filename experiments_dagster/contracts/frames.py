@@ -1,104 +1,127 @@
-"""Contracts of the frames. A broken contract names rules and counts, never rows or ids."""
+"""Contracts of the frames. A broken contract names rules and counts, never rows or ids.
+
+Every rule but uniqueness is about single rows: a frame may be checked a part of its rows at a
+time, and the counts of the parts add up to those of the whole. That no unit stands in two parts
+is then the promise of whoever cut them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from experiments_dagster.config.experiment import CapQuantile
-from experiments_dagster.contracts.validation import validate
+from experiments_dagster.contracts.validation import (
+    Contract,
+    Rule,
+    is_unique,
+    make_contract,
+    not_null,
+    row_rule,
+    validate,
+)
 
 if TYPE_CHECKING:
     import polars as pl
-    from pandera.polars import Check, Column
 
     from experiments_dagster.config.resolve import Experiment
+
+# Experiments of one project have few different sets of arms, segments and metrics.
+KEPT_CONTRACTS = 256
+
+
+class _Value(NamedTuple):
+    """A column of numbers: always finite where it is not null."""
+
+    name: str
+    range: Literal["is_0_or_1", "denominator_not_negative"] | None = None
+    nullable: bool = True
 
 
 def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
     """One row per unit, known arms, finite values, 0/1 for indicators.
 
+    Args:
+        frame: All rows, or some of them (see the module).
+        experiment: Which arms, segments and metrics.
+
     Raises:
         ContractError: With the number of rows that break each rule.
     """
-    from pandera.polars import Check
-
-    columns = _identity_columns(experiment)
+    values: list[_Value] = []
     for metric in experiment.metrics:
-        if metric.is_ratio:
-            continue
-        rules = [_finite()]
-        if metric.is_indicator:
-            rules.append(Check.isin([0.0, 1.0], name="is_0_or_1"))
-        columns |= _value_column(metric.name, rules)
-        columns |= _history_columns(metric.name, experiment)
+        if not metric.is_ratio:
+            values.append(_Value(metric.name, "is_0_or_1" if metric.is_indicator else None))
+            values += _history(metric.name, experiment)
     if isinstance(experiment.plan.cap, CapQuantile):
-        columns |= _value_column(f"cap_basis_{experiment.primary.name}", [_finite()])
-    validate("user_frame", experiment.slug, frame, columns)
+        values.append(_Value(f"cap_basis_{experiment.primary.name}"))
+    validate("user_frame", experiment.slug, frame, _unit_contract(experiment, values))
 
 
 def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
     """One row per unit, known arms, finite parts, no negative denominator.
 
+    Args:
+        frame: All rows, or some of them (see the module).
+        experiment: Which arms, segments and metrics.
+
     Raises:
         ContractError: With the number of rows that break each rule.
     """
-    from pandera.polars import Check
-
-    columns = _identity_columns(experiment)
+    values: list[_Value] = []
     for metric in experiment.metrics:
-        if not metric.is_ratio:
-            continue
-        for (name, _), is_denominator in zip(metric.columns, (False, True), strict=True):
-            rules = [_finite()]
-            if is_denominator:
-                rules.append(Check.ge(0.0, name="denominator_not_negative"))
-            columns |= _value_column(name, rules)
-            columns |= _history_columns(name, experiment)
-    validate("ratio_frame", experiment.slug, frame, columns)
+        if metric.is_ratio:
+            (numerator, _), (denominator, _) = metric.columns
+            values += [_Value(numerator), *_history(numerator, experiment)]
+            values += [_Value(denominator, "denominator_not_negative")]
+            values += _history(denominator, experiment)
+    validate("ratio_frame", experiment.slug, frame, _unit_contract(experiment, values))
 
 
-def _identity_columns(experiment: Experiment) -> dict[str, Column]:
-    import polars as pl
-    from pandera.polars import Check, Column
-
-    return {
-        "unit": Column(pl.String, unique=True, nullable=False),
-        "arm": Column(
-            pl.String, Check.isin(list(experiment.variants), name="known_arm"), nullable=False
-        ),
-        "exposed_at": Column(pl.Datetime("us", "UTC"), nullable=False),
-        "is_pre_missing": Column(pl.Boolean, nullable=False),
-        **{
-            f"segment_{name}": Column(pl.String, nullable=True)
-            for name in experiment.exposure_properties
-        },
-    }
-
-
-def _history_columns(name: str, experiment: Experiment) -> dict[str, Column]:
+def _history(name: str, experiment: Experiment) -> list[_Value]:
     """The pre-period of an outcome column, and what predictions are trained on."""
     prefixes = ("pre_", "lag_") if experiment.predicts else ("pre_",)
-    columns: dict[str, Column] = {}
-    for prefix in prefixes:
-        columns |= _value_column(f"{prefix}{name}", [_finite()], nullable=False)
-    return columns
+    return [_Value(f"{prefix}{name}", nullable=False) for prefix in prefixes]
 
 
-def _value_column(name: str, rules: list[Check], *, nullable: bool = True) -> dict[str, Column]:
+def _unit_contract(experiment: Experiment, values: list[_Value]) -> Contract:
+    segments = tuple(f"segment_{name}" for name in experiment.exposure_properties)
+    return _make_unit_contract(tuple(experiment.variants), segments, tuple(values))
+
+
+@lru_cache(KEPT_CONTRACTS)
+def _make_unit_contract(
+    arms: tuple[str, ...], segments: tuple[str, ...], values: tuple[_Value, ...]
+) -> Contract:
     import polars as pl
-    from pandera.polars import Column
 
-    return {name: Column(pl.Float64, rules, nullable=nullable)}
+    types: dict[str, Any] = {
+        "unit": pl.String,
+        "arm": pl.String,
+        "exposed_at": pl.Datetime("us", "UTC"),
+        "is_pre_missing": pl.Boolean,
+    }
+    rules = {f"{name} not_null": not_null(name) for name in types}
+    rules["unit is_unique"] = is_unique("unit")
+    rules["arm known_arm"] = row_rule(pl.col("arm").is_in(arms))
+    types |= dict.fromkeys(segments, pl.String)
+    types |= dict.fromkeys((value.name for value in values), pl.Float64)
+    for value in values:
+        rules |= _value_rules(value)
+    return make_contract(types, rules)
 
 
-def _finite() -> Check:
+def _value_rules(value: _Value) -> dict[str, Rule]:
     import polars as pl
-    from pandera.polars import Check, PolarsData
 
-    def is_finite(data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(pl.col(data.key or "*").is_finite())
-
-    return Check(is_finite, name="is_finite")
+    column = pl.col(value.name)
+    rules = {f"{value.name} is_finite": row_rule(column.is_finite())}
+    if not value.nullable:
+        rules[f"{value.name} not_null"] = not_null(value.name)
+    if value.range is not None:
+        is_in_range = column.is_in([0.0, 1.0]) if value.range == "is_0_or_1" else column >= 0.0
+        rules[f"{value.name} {value.range}"] = row_rule(is_in_range)
+    return rules
 
 
 def validate_daily_series(frame: pl.DataFrame, slug: str) -> None:
@@ -107,14 +130,20 @@ def validate_daily_series(frame: pl.DataFrame, slug: str) -> None:
     Raises:
         ContractError: With the number of rows that break each rule.
     """
+    validate("daily_series", slug, frame, _daily_contract())
+
+
+@lru_cache(1)
+def _daily_contract() -> Contract:
     import polars as pl
-    from pandera.polars import Column
 
-    def has_no_gap(data: pl.LazyFrame) -> pl.LazyFrame:
-        step = pl.col("event_day").diff().dt.total_days()
-        return data.select((step == 1).fill_null(value=True))
-
-    columns = {"event_day": Column(pl.Date, unique=True, nullable=False)}
-    for name in ("treated", "others"):
-        columns |= _value_column(name, [_finite()], nullable=False)
-    validate("daily_series", slug, frame, columns, rules={"no_gap": has_no_gap})
+    day, totals = "event_day", (_Value(name, nullable=False) for name in ("treated", "others"))
+    types: dict[str, Any] = {day: pl.Date, "treated": pl.Float64, "others": pl.Float64}
+    rules = {
+        f"{day} not_null": not_null(day),
+        f"{day} is_unique": is_unique(day),
+        "no_gap": row_rule(pl.col(day).diff().dt.total_days() == 1),
+    }
+    for total in totals:
+        rules |= _value_rules(total)
+    return make_contract(types, rules)

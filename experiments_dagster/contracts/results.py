@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from experiments_dagster.contracts.validation import validate
+from experiments_dagster.contracts.validation import (
+    Contract,
+    Rule,
+    is_unique,
+    make_contract,
+    not_null,
+    row_rule,
+    validate,
+)
 from experiments_dagster.stats.errors import REASONS
 
 if TYPE_CHECKING:
@@ -22,6 +31,19 @@ EFFECT_KEY = (
     "is_adjusted",
     "method",
 )
+FILLED = (
+    "experiment",
+    "metric",
+    "arm",
+    "control",
+    "estimand",
+    "method",
+    "as_of",
+    "plan_hash",
+    "analysis",
+    "status",
+)
+NUMBERS = ("estimate", "std_error", "ci_low", "ci_high", "p_value", "p_adjusted")
 ROUNDING = 1e-12
 
 
@@ -29,56 +51,48 @@ def validate_effect_estimates(frame: pl.DataFrame, subject: str) -> None:
     """Key filled and unique, interval ordered, p in [0, 1], numbers exactly where status is ok.
 
     A segment and its level stand on segment rows and on no other. A corrected p-value is not
-    below the plain one and names its correction.
+    below the plain one and names its correction. The rows of many looks may be checked at once:
+    the key holds the look.
 
     Raises:
         ContractError: With the number of rows that break each rule.
     """
+    validate("effect_estimates", subject, frame, _contract())
+
+
+@cache
+def _contract() -> Contract:
     import polars as pl
-    from pandera.polars import Check, Column
 
-    def has_numbers_iff_ok(data: pl.LazyFrame) -> pl.LazyFrame:
-        is_ok = pl.col("status") == "ok"
-        return data.select(is_ok == pl.col("estimate").is_not_null())
+    types: dict[str, Any] = dict.fromkeys(FILLED, pl.String)
+    types |= dict.fromkeys(("look_id", "segment", "level", "reason", "correction"), pl.String)
+    types |= dict.fromkeys(NUMBERS, pl.Float64) | {"is_adjusted": pl.Boolean}
+    return make_contract(types, _rules(), strict=False)
 
-    def is_ordered(data: pl.LazyFrame) -> pl.LazyFrame:
-        return data.select((pl.col("ci_low") <= pl.col("ci_high")).fill_null(value=True))
 
-    def has_known_reason(data: pl.LazyFrame) -> pl.LazyFrame:
-        is_ok = pl.col("status") == "ok"
-        known = pl.col("reason").is_in(list(REASONS)).fill_null(value=False)
-        return data.select(is_ok | known)
+def _rules() -> dict[str, Rule]:
+    import polars as pl
 
-    def has_level_iff_segment(data: pl.LazyFrame) -> pl.LazyFrame:
-        is_segment = pl.col("analysis") == "segment"
-        has_both = pl.col("segment").is_not_null() & pl.col("level").is_not_null()
-        has_none = pl.col("segment").is_null() & pl.col("level").is_null()
-        return data.select(pl.when(is_segment).then(has_both).otherwise(has_none))
-
-    def is_corrected_upwards(data: pl.LazyFrame) -> pl.LazyFrame:
-        # One hypothesis alone is corrected to itself, give or take a rounding.
-        grows = pl.col("p_adjusted") >= pl.col("p_value") * (1 - ROUNDING)
-        is_named = pl.col("p_adjusted").is_not_null() == pl.col("correction").is_not_null()
-        return data.select(grows.fill_null(value=True) & is_named)
-
-    def is_unique(data: pl.LazyFrame) -> pl.LazyFrame:
-        return data.select(~pl.struct(EFFECT_KEY).is_duplicated())
-
-    text = ("experiment", "metric", "arm", "control", "estimand", "method", "as_of", "plan_hash")
-    columns = {name: Column(pl.String, nullable=False) for name in text}
-    columns |= {
-        "analysis": Column(pl.String, Check.isin(list(ANALYSES)), nullable=False),
-        "p_value": Column(pl.Float64, Check.in_range(0.0, 1.0), nullable=True),
-        "p_adjusted": Column(pl.Float64, Check.in_range(0.0, 1.0), nullable=True),
-        "std_error": Column(pl.Float64, Check.ge(0.0), nullable=True),
-        "status": Column(pl.String, Check.isin(["ok", "not_estimable"]), nullable=False),
+    is_ok, reason = pl.col("status") == "ok", pl.col("reason")
+    segment, level = pl.col("segment"), pl.col("level")
+    is_segment = pl.col("analysis") == "segment"
+    has_both = segment.is_not_null() & level.is_not_null()
+    has_none = segment.is_null() & level.is_null()
+    corrected, named = pl.col("p_adjusted"), pl.col("correction").is_not_null()
+    # One hypothesis alone is corrected to itself, give or take a rounding.
+    grows = corrected >= pl.col("p_value") * (1 - ROUNDING)
+    return {f"{name} not_null": not_null(name) for name in FILLED} | {
+        "analysis known": row_rule(pl.col("analysis").is_in(ANALYSES)),
+        "status known": row_rule(pl.col("status").is_in(("ok", "not_estimable"))),
+        "p_value in [0, 1]": row_rule(pl.col("p_value").is_between(0.0, 1.0)),
+        "p_adjusted in [0, 1]": row_rule(corrected.is_between(0.0, 1.0)),
+        "std_error not_negative": row_rule(pl.col("std_error") >= 0.0),
+        "numbers_iff_ok": row_rule(is_ok == pl.col("estimate").is_not_null()),
+        "interval_ordered": row_rule(pl.col("ci_low") <= pl.col("ci_high")),
+        "reason_known": row_rule(is_ok | reason.is_in(list(REASONS)).fill_null(value=False)),
+        "level_iff_segment": row_rule(pl.when(is_segment).then(has_both).otherwise(has_none)),
+        "corrected_upwards": row_rule(
+            grows.fill_null(value=True) & (corrected.is_not_null() == named)
+        ),
+        "key_unique": is_unique(*EFFECT_KEY),
     }
-    rules = {
-        "numbers_iff_ok": has_numbers_iff_ok,
-        "interval_ordered": is_ordered,
-        "reason_known": has_known_reason,
-        "level_iff_segment": has_level_iff_segment,
-        "corrected_upwards": is_corrected_upwards,
-        "key_unique": is_unique,
-    }
-    validate("effect_estimates", subject, frame, columns, rules=rules, strict=False)

@@ -122,26 +122,31 @@ def outcome_rows(
 
 
 def rows_as_of(
-    experiment: Experiment, rows: pl.DataFrame, horizons: dict[str, dt.datetime]
-) -> pl.DataFrame:
-    """The same from kept unit rows: what of them counts at a look, and is named by its metrics.
+    experiment: Experiment, rows: pl.LazyFrame, horizons: dict[str, dt.datetime]
+) -> pl.LazyFrame:
+    """The same from kept unit rows; see `look_columns`."""
+    frame: pl.LazyFrame = look_columns(experiment, nw.from_native(rows), horizons).to_native()
+    return frame.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
+
+
+def look_columns(experiment: Experiment, rows: Frame, horizons: dict[str, dt.datetime]) -> Frame:
+    """What of kept unit rows counts at a look, named by the experiment's metrics.
 
     Args:
         experiment: Metrics and covariates.
-        rows: Unit rows of the experiment (`row_plan.RowPlan.columns`), in their order.
+        rows: Unit rows of the experiment (`row_plan.RowPlan.columns`).
         horizons: Up to when each source speaks, naive UTC; a source without events is left out.
     """
     sources = sorted({metric.parts[0].source for metric in experiment.metrics})
     totals = [total for source in sources for total in totals_of(experiment, source)]
-    segments = [f"segment_{name}" for name in experiment.exposure_properties]
-    frame: Frame = nw.from_native(rows.lazy()).select(
+    frame = rows.select(
         *("unit", "arm", "exposed_at", "n_exposures", "n_arms"),
-        *segments,
-        *(nw.col(row_total(t).name).cast(nw.Float64).alias(t.name) for t in totals),
+        *(f"segment_{name}" for name in experiment.exposure_properties),
+        *(nw.col(row_total(total).name).cast(nw.Float64).alias(total.name) for total in totals),
     )
     is_missing = nw.lit(value=True)
     for source in sources:
-        metrics = [m for m in experiment.metrics if m.parts[0].source == source]
+        metrics = [metric for metric in experiment.metrics if metric.parts[0].source == source]
         if source in horizons:
             frame = unit_frame(frame, metrics, horizons[source])
             frame = frame.with_columns((is_missing & nw.col("is_pre_missing")).alias(MISSING))
@@ -150,10 +155,7 @@ def rows_as_of(
             nothing = nw.lit(None, dtype=nw.Float64)
             columns = [name for metric in metrics for name, _ in metric.columns]
             frame = frame.with_columns(*(nothing.alias(name) for name in columns))
-    collected: pl.DataFrame = (
-        frame.with_columns(is_missing.alias("is_pre_missing")).to_native().collect()
-    )
-    return collected.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
+    return frame.with_columns(is_missing.alias("is_pre_missing"))
 
 
 def extra_frames(

@@ -59,12 +59,13 @@ class Advance:
         self.inputs = {table.path: table.sha256 for _, table in exposures}
         for partials in self.partials.values():
             self.inputs |= partials.inputs
+        self.types = self._types()
         self.exposure_files = [(batch.sequence, manifest.verified(t)) for batch, t in exposures]
 
     def run(self) -> State:
         """Write the files that change and return the state that names them."""
         if self._cannot_go_on():
-            self.state = State(columns=self.plan.columns)
+            self.state = State()
         identities = {slug: member_identity(e) for slug, e in self.members.items()}
         old = self.state.members
         fresh = {slug for slug, identity in identities.items() if old.get(slug) != identity}
@@ -83,14 +84,14 @@ class Advance:
             cutoff=self.cutoff,
             inputs=self.inputs,
             members=identities,
-            columns=self.plan.columns,
+            types=self.types,
             cohorts={day: found for day, found in sorted(cohorts.items()) if found is not None},
         )
 
     def _cannot_go_on(self) -> bool:
         """Whether what stands was made of something else, or of more, than what is asked for."""
         unchanged = all(self.inputs.get(p) == sha for p, sha in self.state.inputs.items())
-        columns = set(self.plan.columns) <= set(self.state.columns)
+        columns = set(self.plan.columns) <= set(self.state.types)
         return self.state.cutoff > self.cutoff or not unchanged or not columns
 
     def _list_members(self, fresh: Iterable[str]) -> None:
@@ -292,8 +293,7 @@ class Advance:
                                   WHERE (m.experiment, m.unit) = (k.experiment, k.unit))
                 UNION ALL BY NAME {placed}"""
         typed = ", ".join(
-            f"{quote_name(name)}{self._cast(name)} AS {quote_name(name)}"
-            for name in self.plan.columns
+            f"{quote_name(name)}::{kind} AS {quote_name(name)}" for name, kind in self.types.items()
         )
         target = self.folder / f"{day}.{self.cutoff:06d}.parquet"
         with staged(target, self.staging) as temporary:
@@ -310,13 +310,12 @@ class Advance:
         stat = target.stat()
         return Cohort(file=target.name, size=stat.st_size, modified_ns=stat.st_mtime_ns, rows=n)
 
-    def _cast(self, name: str) -> str:
-        """Totals as exact 8-byte numbers: whole counts, money with its decimals, else doubles."""
+    def _types(self) -> dict[str, str]:
+        """Columns and their types; totals are exact 8-byte numbers, or doubles."""
+        known = {"exposed_at": "TIMESTAMP", "n_exposures": "BIGINT", "n_arms": "BIGINT"}
         for source, totals in self.plan.totals.items():
-            for total in totals:
-                if total.name == name:
-                    return f"::{self._type(source, total.measure)}"
-        return ""
+            known |= {total.name: self._type(source, total.measure) for total in totals}
+        return {name: known.get(name, "VARCHAR") for name in self.plan.columns}
 
     def _type(self, source: str, measure: str) -> str:
         days = self.partials[source].days

@@ -62,14 +62,14 @@ class Cohort:
 class State:
     """What a shard holds and up to where.
 
-    `inputs` are the landed files behind it; `members` each experiment's identity, a change of which
-    makes its rows anew.
+    `inputs` are the landed files behind it, `types` the columns and their DuckDB types, and
+    `members` each experiment's identity, a change of which makes its rows anew.
     """
 
     cutoff: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
-    columns: list[str] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)
     cohorts: dict[str, Cohort] = field(default_factory=dict)
 
 

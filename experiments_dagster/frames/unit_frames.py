@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import narwhals as nw
@@ -21,7 +24,7 @@ from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment, canonical_hash
 from experiments_dagster.contracts.frames import validate_ratio_frame, validate_user_frame
-from experiments_dagster.frames.definitions import first_exposures
+from experiments_dagster.frames.definitions import Frame, first_exposures
 from experiments_dagster.frames.outcomes import (
     Tables,
     extra_frames,
@@ -29,23 +32,27 @@ from experiments_dagster.frames.outcomes import (
     outcome_rows,
     rows_as_of,
 )
-from experiments_dagster.frames.row_plan import cap_basis_of
-from experiments_dagster.frames.unit_rows import kept_rows
+from experiments_dagster.frames.row_plan import cap_basis_of, row_total, totals_of
+from experiments_dagster.frames.unit_rows import Shard, kept_rows
 from experiments_dagster.storage.atomic import canonical_json, sha256_file, staged, write_bytes
-from experiments_dagster.storage.duck import connect
+from experiments_dagster.storage.duck import Duck, connect, quote_name, quote_text
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
 
 IDENTITY = ("unit", "arm", "exposed_at", "is_pre_missing")
+CHUNK_UNITS = 65_536
+_DAY = "_day"
+EVERYTHING_CLOSED = dt.datetime(9000, 1, 1)  # noqa: DTZ001 - naive UTC, as the rows are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameInfo:
     """A published pair of frames and what it was made from.
 
-    `horizon` is the instant up to which the slowest source is complete; windows of its metrics
-    that end later are open.
+    The frames are files, or views over the files of kept unit rows (`views`: SQL over a table
+    `unit_rows`). `horizons` is up to when each source speaks, `horizon` that of the slowest:
+    windows of its metrics that end later are open.
     `n_exposed` counts units of one arm by arm; `n_multi_arm` the excluded units by first arm;
     `n_rows` raw exposures by arm.
     """
@@ -54,9 +61,12 @@ class FrameInfo:
     cutoff: int
     as_of: str
     horizon: str
+    horizons: dict[str, str] | None = None
     plan_hash: str
     user_frame: str | None = None
     ratio_frame: str | None = None
+    unit_rows: tuple[str, ...] | None = None
+    views: dict[str, str] | None = None
     event_frame: str | None = None
     day_frame: str | None = None
     summary_frame: str | None = None
@@ -80,22 +90,108 @@ class FramesContractError(ContractError):
         super().__init__(f"frames of {slug}", cases)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """The frames in memory; `ratio` has the ratio metrics' columns, `user` all others.
+    """The unit frames of an experiment as of a look; what is asked for is loaded.
 
-    `events` has columns metric, unit, arm, value; `days` unit, arm and one column per day.
+    `user` has one row per unit, `ratio` the same units with the ratio metrics' columns instead;
+    `events` has columns metric, unit, arm, value; `days` unit, arm and one column per day. `memo`
+    keeps what was computed of them.
     """
 
-    info: FrameInfo
-    user: pl.DataFrame
-    ratio: pl.DataFrame
-    events: pl.DataFrame | None = None
-    days: pl.DataFrame | None = None
+    def __init__(
+        self,
+        *,
+        info: FrameInfo,
+        user: pl.DataFrame | None = None,
+        ratio: pl.DataFrame | None = None,
+        kept: KeptFrames | None = None,
+        events: pl.DataFrame | None = None,
+        days: pl.DataFrame | None = None,
+    ) -> None:
+        self.info = info
+        self.kept = kept
+        self.events = events
+        self.days = days
+        self.memo: dict[Any, Any] = {}
+        self._loaded = {"user_frame": user, "ratio_frame": ratio}
+
+    @property
+    def user(self) -> pl.DataFrame:
+        """One row per unit of exactly one arm, without the columns of ratio metrics."""
+        return self._load("user_frame")
+
+    @property
+    def ratio(self) -> pl.DataFrame:
+        """The same units with the parts of ratio metrics."""
+        return self._load("ratio_frame")
 
     def of(self, metric: Metric) -> pl.DataFrame:
         """The frame that holds a metric."""
         return self.ratio if metric.is_ratio else self.user
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of both frames, by day of first exposure and unit, days put together.
+
+        The cuts depend on the units alone, so sums over chunks add up in the same order however
+        the frames were made.
+        """
+        if self.kept is not None and self._loaded["user_frame"] is None:
+            return _gathered(self.kept.by_day(columns))
+        own = [name for name in columns if name in self.user.columns]
+        parts = [name for name in columns if name not in own and name in self.ratio.columns]
+        both = self.user.select(own).hstack(self.ratio.select(parts))
+        both = both.with_columns(self.user["exposed_at"].dt.date().alias(_DAY))
+        days = both.partition_by(_DAY, maintain_order=True, include_key=False)
+        return _gathered(days)
+
+    def _load(self, kind: str) -> pl.DataFrame:
+        frame = self._loaded[kind]
+        if frame is None:
+            assert self.kept is not None
+            frame = self.kept.load(kind)
+            self._loaded[kind] = frame
+        return frame
+
+
+def _gathered(days: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    waiting: list[pl.DataFrame] = []
+    for day in days:
+        waiting.append(day)
+        if sum(frame.height for frame in waiting) >= CHUNK_UNITS:
+            yield pl.concat(waiting)
+            waiting = []
+    if waiting:
+        yield pl.concat(waiting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFrames:
+    """Unit frames over kept rows: which files, and up to when each source speaks (naive UTC)."""
+
+    experiment: Experiment
+    files: tuple[Path, ...]
+    horizons: dict[str, dt.datetime]
+
+    def rows(self, files: Sequence[Path] | None = None) -> pl.LazyFrame:
+        """All exposed units, those of two arms included, as the look sees them."""
+        listed = list(self.files if files is None else files)
+        slug = pl.col("experiment") == self.experiment.slug
+        return rows_as_of(
+            self.experiment, pl.scan_parquet(listed, glob=False).filter(slug), self.horizons
+        )
+
+    def by_day(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of the units of one arm, per day of first exposure."""
+        for file in self.files:
+            single = self.rows([file]).filter(pl.col("n_arms") == 1)
+            yield single.select(columns).collect()
+
+    def load(self, kind: str) -> pl.DataFrame:
+        """One of both frames as a whole."""
+        if not self.files:
+            return pl.DataFrame()
+        single = self.rows().filter(pl.col("n_arms") == 1)
+        return single.select(frame_columns(self.experiment)[kind]).collect()
 
 
 def data_horizons(
@@ -129,8 +225,12 @@ def build_unit_frames(
     cutoff: int,
     as_of: dt.datetime,
     publish: bool = True,
+    shard: Shard | None = None,
 ) -> Frames:
     """Build both frames from batches 1..cutoff and publish them when their contracts hold.
+
+    Frames that are published come from kept unit rows where these serve, others (a reproduction's)
+    are made anew from the partials.
 
     Args:
         project: Measures and engine.
@@ -139,112 +239,261 @@ def build_unit_frames(
         cutoff: The last batch that counts.
         as_of: Aware instant of the look.
         publish: Whether `current.json` shall point to the result; a reproduction does not.
+        shard: Unit rows that are at the cut-off already, for looks at many experiments.
 
     Raises:
         ContractError: A frame breaks its contract, or exposures name an unknown arm.
         DataDamagedError: A landed file that is needed is damaged.
     """
-    layout = manifest.layout
     horizons = data_horizons(experiment, manifest, cutoff=cutoff, as_of=as_of)
     if not horizons:
         names = ", ".join(sorted({m.parts[0].source for m in experiment.metrics}))
         raise ContractError(f"raw/events of {names}", {"no events have landed": 0})
-    partials = open_partials(project, manifest, experiment, cutoff=cutoff)
-    exposure_tables = manifest.tables(experiment.exposure_source, up_to=cutoff)
-    exposure_files = [manifest.verified(table) for _, table in exposure_tables]
-    if not exposure_files:
+    exposures = manifest.tables(experiment.exposure_source, up_to=cutoff)
+    if not exposures:
         raise ContractError("raw/exposures", {"no exposures have landed": 0})
-    tables = Tables(partials=partials, horizons=horizons)
-    newest = max(horizons.values()).replace(tzinfo=None)
-    rows = None
-    if publish and _can_be_kept(experiment, exposure_tables, newest):
-        rows = kept_rows(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
-    with connect(project.platform, layout) as duck:
-        exposures = first_exposures(
-            nw.from_native(duck.parquet(exposure_files)),
+    build = _Build(project, manifest, experiment, cutoff, as_of, horizons)
+    if publish and rows_serve(experiment, manifest, cutoff=cutoff, as_of=as_of):
+        if shard is None or shard.state.cutoff != cutoff:
+            shard = kept_rows(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
+        if shard is not None:
+            return build.from_rows(shard)
+    return build.anew(exposures, publish=publish)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One building of frames, from either side."""
+
+    project: Project
+    manifest: Manifest
+    experiment: Experiment
+    cutoff: int
+    as_of: dt.datetime
+    horizons: dict[str, dt.datetime]
+
+    def anew(self, exposures: list[tuple[Batch, LandedTable]], *, publish: bool) -> Frames:
+        """From the partials of all batches."""
+        experiment, layout = self.experiment, self.manifest.layout
+        partials = open_partials(self.project, self.manifest, experiment, cutoff=self.cutoff)
+        tables = Tables(partials=partials, horizons=self.horizons)
+        with connect(self.project.platform, layout) as duck:
+            who = self._exposures(duck)
+            extra = extra_frames(duck, experiment, who, tables, self.as_of)
+            rows = outcome_rows(duck, experiment, who, tables)
+        counts = _counts(experiment, rows.lazy())
+        frames = _split(experiment, rows)
+        _validate(experiment, frames)
+        paths, digests = self._write(frames | extra)
+        inputs = {table.path: table.sha256 for _, table in exposures}
+        for part in partials.values():
+            inputs |= part.inputs
+        info = self._info(counts, inputs, digests, paths)
+        if publish:
+            self._publish(info)
+        return Frames(
+            info=info,
+            user=frames["user_frame"],
+            ratio=frames["ratio_frame"],
+            events=extra.get("event_frame"),
+            days=extra.get("day_frame"),
+        )
+
+    def from_rows(self, shard: Shard) -> Frames:
+        """From unit rows at the cut-off; what is new in them since the last look is validated."""
+        experiment, layout = self.experiment, self.manifest.layout
+        naive = {source: at.replace(tzinfo=None) for source, at in self.horizons.items()}
+        files = tuple(shard.files())
+        kept = KeptFrames(experiment=experiment, files=files, horizons=naive)
+        in_memory = shard.loaded(experiment.slug)
+        rows = kept.rows() if in_memory is None else rows_as_of(experiment, in_memory.lazy(), naive)
+        if in_memory is not None:
+            rows = rows.collect().lazy()
+        listed = tuple(str(path.relative_to(layout.root)) for path in files)
+        counts = _counts(experiment, rows)
+        self._validate_new(listed, in_memory)
+        extra: dict[str, pl.DataFrame] = {}
+        if experiment.needs_extra(self.as_of):
+            partials = open_partials(self.project, self.manifest, experiment, cutoff=self.cutoff)
+            tables = Tables(partials=partials, horizons=self.horizons)
+            with connect(self.project.platform, layout) as duck:
+                extra = extra_frames(duck, experiment, self._exposures(duck), tables, self.as_of)
+        paths, digests = self._write(extra)
+        digests["unit_rows"] = canonical_hash([listed, [c.rows for c in shard.cohorts()]])
+        info = self._info(counts, shard.state.inputs, digests, paths)
+        info = replace(info, unit_rows=listed, views=frame_views(experiment, naive))
+        self._publish(info)
+        eager = {} if in_memory is None else _split(experiment, rows.collect())
+        return Frames(
+            info=info,
+            user=eager.get("user_frame"),
+            ratio=eager.get("ratio_frame"),
+            kept=kept,
+            events=extra.get("event_frame"),
+            days=extra.get("day_frame"),
+        )
+
+    def _exposures(self, duck: Duck) -> Frame:
+        experiment = self.experiment
+        tables = self.manifest.tables(experiment.exposure_source, up_to=self.cutoff)
+        newest = max(self.horizons.values()).replace(tzinfo=None)
+        return first_exposures(
+            nw.from_native(duck.parquet([self.manifest.verified(table) for _, table in tables])),
             experiment=experiment.exposure_name,
             starts_at=experiment.starts_at.replace(tzinfo=None),
             ends_at=min(experiment.ends_at.replace(tzinfo=None), newest),
             segments=experiment.exposure_properties,
         )
-        extra = extra_frames(duck, experiment, exposures, tables, as_of)
-        if rows is None:
-            all_rows = outcome_rows(duck, experiment, exposures, tables)
+
+    def _validate_new(self, listed: tuple[str, ...], in_memory: pl.DataFrame | None) -> None:
+        """Check the contracts on the units of files that the published frames do not name.
+
+        Every total is checked, those of open windows too: what is known of them stays.
+        """
+        pointer = self.manifest.layout.frame("user_frame", self.experiment.slug) / "current.json"
+        before: set[str] = set()
+        if pointer.exists():
+            published = json.loads(pointer.read_bytes())
+            if published["plan_hash"] == self.experiment.plan_hash:
+                before = set(published.get("unit_rows") or ())
+        new = [name for name in listed if name not in before]
+        if not new:
+            return
+        closed = dict.fromkeys(self.horizons, EVERYTHING_CLOSED)
+        files = tuple(self.manifest.layout.root / name for name in new)
+        if in_memory is None:
+            rows = KeptFrames(experiment=self.experiment, files=files, horizons=closed).rows()
         else:
-            speaking = {source: tables.horizon(source) for source in horizons}
-            all_rows = rows_as_of(experiment, rows, speaking)
-    horizon = min(horizons.values())
-    inputs = {table.path: table.sha256 for _, table in exposure_tables}
-    inputs |= {path: digest for part in partials.values() for path, digest in part.inputs.items()}
-    made_of = canonical_hash([str(as_of), *map(str, horizons.items()), experiment.plan_hash])
-    name = f"{cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{made_of}"
-    counts = _counts(experiment, all_rows)
-    frames = _split(experiment, all_rows)
-    _validate(experiment, frames)
-    frames |= extra
-    paths, digests = {}, {}
-    for kind, frame in frames.items():
-        target = layout.frame(kind, experiment.slug) / f"{name}.parquet"
-        with staged(target, layout.staging) as temporary:
-            frame.write_parquet(temporary, compression="zstd")
-            digests[kind] = sha256_file(temporary)
-        paths[kind] = str(target.relative_to(layout.root))
-    info = FrameInfo(
-        experiment=experiment.slug,
-        cutoff=cutoff,
-        as_of=as_of.astimezone(dt.UTC).isoformat(),
-        horizon=horizon.isoformat(),
-        plan_hash=experiment.plan_hash,
-        user_frame=paths["user_frame"],
-        ratio_frame=paths["ratio_frame"],
-        event_frame=paths.get("event_frame"),
-        day_frame=paths.get("day_frame"),
-        sha256=digests,
-        rows=frames["user_frame"].height,
-        inputs=inputs,
-        n_exposed=counts["n_exposed"],
-        n_multi_arm=counts["n_multi_arm"],
-        n_rows=counts["n_rows"],
-        n_immature=counts["n_immature"],
-    )
-    if publish:
-        pointer = layout.frame("user_frame", experiment.slug) / "current.json"
+            days = [dt.date.fromisoformat(file.name[:10]) for file in files]
+            changed = in_memory.lazy().filter(pl.col("exposed_at").dt.date().is_in(days))
+            rows = rows_as_of(self.experiment, changed, closed)
+        _validate(self.experiment, _split(self.experiment, rows.collect()))
+
+    def _write(self, frames: dict[str, pl.DataFrame]) -> tuple[dict[str, str], dict[str, str]]:
+        """Write frames to files of their own; paths below the storage root, and hashes."""
+        layout, experiment = self.manifest.layout, self.experiment
+        horizon = min(self.horizons.values())
+        moments = [str(self.as_of), *map(str, self.horizons.items()), experiment.plan_hash]
+        name = f"{self.cutoff:06d}-{horizon:%Y%m%dT%H%M%S}-{canonical_hash(moments)}"
+        paths, digests = {}, {}
+        for kind, frame in frames.items():
+            target = layout.frame(kind, experiment.slug) / f"{name}.parquet"
+            with staged(target, layout.staging) as temporary:
+                frame.write_parquet(temporary, compression="zstd")
+                digests[kind] = sha256_file(temporary)
+            paths[kind] = str(target.relative_to(layout.root))
+        return paths, digests
+
+    def _info(
+        self,
+        counts: dict[str, dict[str, int]],
+        inputs: dict[str, str],
+        digests: dict[str, str],
+        paths: dict[str, str],
+    ) -> FrameInfo:
+        return FrameInfo(
+            experiment=self.experiment.slug,
+            cutoff=self.cutoff,
+            as_of=self.as_of.astimezone(dt.UTC).isoformat(),
+            horizon=min(self.horizons.values()).isoformat(),
+            horizons={source: at.isoformat() for source, at in self.horizons.items()},
+            plan_hash=self.experiment.plan_hash,
+            user_frame=paths.get("user_frame"),
+            ratio_frame=paths.get("ratio_frame"),
+            event_frame=paths.get("event_frame"),
+            day_frame=paths.get("day_frame"),
+            sha256=digests,
+            rows=sum(counts["n_exposed"].values()),
+            inputs=inputs,
+            n_exposed=counts["n_exposed"],
+            n_multi_arm=counts["n_multi_arm"],
+            n_rows=counts["n_rows"],
+            n_immature=counts["n_immature"],
+        )
+
+    def _publish(self, info: FrameInfo) -> None:
+        pointer = self.manifest.layout.frame("user_frame", self.experiment.slug) / "current.json"
         write_bytes(pointer, canonical_json(asdict(info)))
-    return Frames(
-        info=info,
-        user=frames["user_frame"],
-        ratio=frames["ratio_frame"],
-        events=frames.get("event_frame"),
-        days=frames.get("day_frame"),
-    )
 
 
-def _can_be_kept(
-    experiment: Experiment, exposures: list[tuple[Batch, LandedTable]], newest: dt.datetime
+def rows_serve(
+    experiment: Experiment, manifest: Manifest, *, cutoff: int, as_of: dt.datetime
 ) -> bool:
-    """Whether kept rows serve: no window ends with the look, and no exposure comes after it."""
-    if any(metric.is_open_ended for metric in experiment.metrics):
+    """Whether kept rows serve a look: no window ends with it, and no exposure comes after it."""
+    if cutoff != manifest.head or any(metric.is_open_ended for metric in experiment.metrics):
         return False
-    last = max((table.last_at for _, table in exposures if table.last_at), default=None)
-    return last is None or last.replace(tzinfo=None) < newest
+    horizons = data_horizons(experiment, manifest, cutoff=cutoff, as_of=as_of)
+    last = manifest.last_event_at({experiment.exposure_source}, up_to=cutoff)
+    return bool(horizons) and last is not None and last < max(horizons.values())
 
 
-def read_current_frames(layout: Layout, slug: str) -> Frames:
+def frame_views(experiment: Experiment, horizons: dict[str, dt.datetime]) -> dict[str, str]:
+    """`outcomes.look_columns` as SQL over a table `unit_rows`, for readers of the catalog.
+
+    Args:
+        experiment: Whose frames.
+        horizons: Up to when each source speaks, naive UTC.
+    """
+    columns = {name: quote_name(name) for name in frame_columns(experiment)["user_frame"]}
+    columns["exposed_at"] = "exposed_at AT TIME ZONE 'UTC'"
+    is_missing = []
+    for source in {metric.parts[0].source for metric in experiment.metrics}:
+        for total in totals_of(experiment, source):
+            columns[total.name] = f"{quote_name(row_total(total).name)}::DOUBLE"
+    for metric in experiment.metrics:
+        source = metric.parts[0].source
+        for name, _ in metric.columns:
+            value = columns[name]
+            if metric.is_indicator:
+                value = f"({value} > 0)::BIGINT::DOUBLE"
+            if source in horizons:
+                days = f"exposed_at + INTERVAL ({metric.maturity_days}) DAY"
+                is_closed = f"{days} <= TIMESTAMP '{horizons[source]:%Y-%m-%d %H:%M:%S.%f}'"
+                columns[name] = f"CASE WHEN {is_closed} THEN {value} END"
+                is_missing.append(f"{columns[f'pre_{name}']} = 0")
+            else:
+                columns[name] = "NULL::DOUBLE"
+    columns["is_pre_missing"] = " AND ".join(is_missing)
+    where = f"experiment = {quote_text(experiment.slug)} AND n_arms = 1"
+    return {
+        kind: f"SELECT {', '.join(f'{columns[name]} AS {quote_name(name)}' for name in names)} "
+        f"FROM unit_rows WHERE {where}"
+        for kind, names in frame_columns(experiment).items()
+    }
+
+
+def read_current_frames(layout: Layout, experiment: Experiment) -> Frames:
     """The published frames of an experiment.
 
     Raises:
         FileNotFoundError: None has been published yet.
     """
-    pointer = layout.frame("user_frame", slug) / "current.json"
+    pointer = layout.frame("user_frame", experiment.slug) / "current.json"
     info = FrameInfo(**json.loads(pointer.read_bytes()))
-    assert info.user_frame is not None
-    assert info.ratio_frame is not None
+    kept = None
+    if info.unit_rows is not None:
+        assert info.horizons is not None
+        names = tuple(info.unit_rows)
+        info = replace(info, unit_rows=names)
+        kept = KeptFrames(
+            experiment=experiment,
+            files=tuple(layout.root / name for name in names),
+            horizons={
+                source: dt.datetime.fromisoformat(at).replace(tzinfo=None)
+                for source, at in (info.horizons or {}).items()
+            },
+        )
+
+    def read(path: str | None) -> pl.DataFrame | None:
+        return None if path is None else pl.read_parquet(layout.root / path)
+
     return Frames(
         info=info,
-        user=pl.read_parquet(layout.root / info.user_frame),
-        ratio=pl.read_parquet(layout.root / info.ratio_frame),
-        events=pl.read_parquet(layout.root / info.event_frame) if info.event_frame else None,
-        days=pl.read_parquet(layout.root / info.day_frame) if info.day_frame else None,
+        user=read(info.user_frame),
+        ratio=read(info.ratio_frame),
+        kept=kept,
+        events=read(info.event_frame),
+        days=read(info.day_frame),
     )
 
 
@@ -266,38 +515,57 @@ def _validate(experiment: Experiment, frames: dict[str, pl.DataFrame]) -> None:
 def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Units of exactly one arm, in the two published shapes."""
     single = rows.filter(pl.col("n_arms") == 1)
+    return {kind: single.select(names) for kind, names in frame_columns(experiment).items()}
+
+
+def frame_columns(experiment: Experiment) -> dict[str, list[str]]:
+    """The columns of both frames."""
     segments = [f"segment_{name}" for name in experiment.exposure_properties]
     prefixes = ("", "pre_", "lag_") if experiment.predicts else ("", "pre_")
-    columns: dict[str, list[str]] = {"user_frame": [], "ratio_frame": []}
+    columns: dict[str, list[str]] = {
+        kind: [*IDENTITY, *segments] for kind in ("user_frame", "ratio_frame")
+    }
     for metric in experiment.metrics:
         for name, _ in metric.columns:
             kind = "ratio_frame" if metric.is_ratio else "user_frame"
             columns[kind] += [f"{prefix}{name}" for prefix in prefixes]
     if cap_basis_of(experiment) is not None:
         columns["user_frame"].append(f"cap_basis_{experiment.primary.name}")
-    return {kind: single.select(*IDENTITY, *segments, *names) for kind, names in columns.items()}
+    return columns
 
 
-def _counts(experiment: Experiment, rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    single = rows.filter(pl.col("n_arms") == 1)
-    return {
-        "n_exposed": _by_arm(experiment, single),
-        "n_multi_arm": _by_arm(experiment, rows.filter(pl.col("n_arms") > 1)),
-        "n_rows": _by_arm(experiment, single, "n_exposures"),
-        "n_immature": {
-            metric.name: int(single[metric.columns[0][0]].null_count())
-            for metric in experiment.metrics
-        },
-    }
+def _counts(experiment: Experiment, rows: pl.LazyFrame) -> dict[str, dict[str, int]]:
+    """Units by arm, and those whose window is open by metric.
 
-
-def _by_arm(
-    experiment: Experiment, rows: pl.DataFrame, column: str | None = None
-) -> dict[str, int]:
-    count = pl.len() if column is None else pl.col(column).sum()
-    found = dict(rows.group_by("arm").agg(count.alias("n")).iter_rows())
-    unknown = {arm: n for arm, n in found.items() if arm not in experiment.variants}
+    Raises:
+        ContractError: Exposures name an arm that is not configured.
+    """
+    is_single = pl.col("n_arms") == 1
+    outcomes = {metric.name: metric.columns[0][0] for metric in experiment.metrics}
+    found = (
+        rows.group_by("arm")
+        .agg(
+            is_single.sum().alias("n_exposed"),
+            (~is_single).sum().alias("n_multi_arm"),
+            pl.col("n_exposures").filter(is_single).sum().alias("n_rows"),
+            *(
+                (pl.col(column).is_null() & is_single).sum().alias(f"open_{name}")
+                for name, column in outcomes.items()
+            ),
+        )
+        .collect()
+    )
+    by_arm = {row["arm"]: row for row in found.iter_rows(named=True)}
+    unknown = {arm: row for arm, row in by_arm.items() if arm not in experiment.variants}
     if unknown:
-        rules = {f"variant {arm!r} is not configured": int(n) for arm, n in unknown.items()}
+        rules = {
+            f"variant {arm!r} is not configured": int(row["n_exposed"] + row["n_multi_arm"])
+            for arm, row in unknown.items()
+        }
         raise ContractError(f"exposures of {experiment.slug}", rules)
-    return {arm: int(found.get(arm, 0)) for arm in experiment.variants}
+    counts = {
+        name: {arm: int(by_arm.get(arm, {}).get(name, 0)) for arm in experiment.variants}
+        for name in ("n_exposed", "n_multi_arm", "n_rows")
+    }
+    counts["n_immature"] = {name: int(found[f"open_{name}"].sum()) for name in outcomes}
+    return counts

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -35,13 +35,14 @@ import polars as pl
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.row_advance import Advance
-from experiments_dagster.frames.row_plan import State, read_state, row_plan, write_state
+from experiments_dagster.frames.row_plan import Cohort, State, read_state, row_plan, write_state
 from experiments_dagster.storage.atomic import canonical_json, exclusive, write_bytes
 from experiments_dagster.storage.duck import connect
-from experiments_dagster.storage.errors import BusyError
+from experiments_dagster.storage.errors import BusyError, StorageError
 from experiments_dagster.storage.manifest import Manifest
 
 SHARD_SIZE = 64
+EAGER_ROWS = 1_500_000
 KEPT_AFTER_LAST_LOOK = dt.timedelta(days=60)
 
 
@@ -52,21 +53,41 @@ class Shard:
         self.folder = folder
         self.members = members
         self.state = State()
+        self._by_member: dict[str, pl.DataFrame] | None = None
+        self._nothing: pl.DataFrame | None = None
 
     def files(self) -> list[Path]:
         """The files that hold the rows now, by day of first exposure."""
         return [self.folder / cohort.file for _, cohort in sorted(self.state.cohorts.items())]
 
-    def read(self, slugs: Sequence[str]) -> pl.DataFrame:
-        """The rows of some members: by day of first exposure, experiment and unit."""
-        columns = row_plan(self.members).columns
-        files = self.files()
-        if not files:
-            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-        frame = pl.scan_parquet(files, glob=False)
-        if len(self.members) > len(slugs):
-            frame = frame.filter(pl.col("experiment").is_in(list(slugs)))
-        return frame.select(columns).collect()
+    def cohorts(self) -> list[Cohort]:
+        """The files with their sizes, by day of first exposure."""
+        return [cohort for _, cohort in sorted(self.state.cohorts.items())]
+
+    @property
+    def types(self) -> dict[str, str]:
+        """DuckDB types of the columns."""
+        return self.state.types
+
+    def loaded(self, slug: str) -> pl.DataFrame | None:
+        """The rows of one member, by day of first exposure and unit; None where they are many.
+
+        The rows of a shard with many small members are read once for all of them.
+        """
+        if self._by_member is None:
+            self._by_member = {}
+            if self.files() and sum(cohort.rows for cohort in self.cohorts()) <= EAGER_ROWS:
+                rows = pl.read_parquet(self.files(), glob=False)
+                parts = rows.partition_by("experiment", as_dict=True, maintain_order=True)
+                self._by_member = {str(key[0]): part for key, part in parts.items()}
+                self._nothing = rows.clear()
+        if self._nothing is None:
+            return None
+        return self._by_member.get(slug, self._nothing)
+
+    def forget(self) -> None:
+        """Drop the rows from memory."""
+        self._by_member, self._nothing = None, None
 
     def advance(self, project: Project, manifest: Manifest, *, cutoff: int) -> None:
         """Bring the rows of the members, and of no other experiment, to a cut-off.
@@ -135,8 +156,8 @@ def kept_rows(
     *,
     cutoff: int,
     as_of: dt.datetime,
-) -> pl.DataFrame | None:
-    """The rows of one experiment at a cut-off, by day of first exposure and unit.
+) -> Shard | None:
+    """The shard of one experiment, brought to a cut-off.
 
     All experiments of its shard that are under way go along, since they share the new events. None
     where another run is at them: the caller then makes its own.
@@ -150,7 +171,45 @@ def kept_rows(
         shard.advance(project, manifest, cutoff=cutoff)
     except BusyError:
         return None
-    return shard.read([experiment.slug])
+    return shard
+
+
+def advanced_shards(
+    project: Project, manifest: Manifest, experiments: Sequence[Experiment], *, as_of: dt.datetime
+) -> Iterator[tuple[Shard | None, list[Experiment]]]:
+    """Experiments for looks, shard by shard, each shard brought to the head of the manifest once.
+
+    None stands for those that make their own frames: their plans cannot use kept rows, another run
+    holds them, or something that they need is damaged, which their own look then says.
+
+    Args:
+        project: All its experiments that are under way go along in their shards.
+        manifest: The landed batches.
+        experiments: Those that are looked at.
+        as_of: Aware instant of the looks.
+    """
+    wanted = {experiment.slug: experiment for experiment in experiments}
+    others = (e for e in project.experiments.values() if e.slug not in wanted)
+    under_way = [experiment for experiment in others if is_under_way(experiment, as_of)]
+    plain = [experiment for experiment in experiments if experiment.is_summary]
+    rest = [experiment for experiment in experiments if not experiment.is_summary]
+    try:
+        shards = shards_of(manifest, [*rest, *under_way])
+    except BusyError:
+        plain, shards = list(experiments), []
+    if plain:
+        yield None, plain
+    for shard in shards:
+        members = [member for member in shard.members if member.slug in wanted]
+        if not members:
+            continue
+        try:
+            shard.advance(project, manifest, cutoff=manifest.head)
+        except StorageError:
+            yield None, members
+        else:
+            yield shard, members
+            shard.forget()
 
 
 def is_under_way(experiment: Experiment, as_of: dt.datetime) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from experiments_dagster.looks.contrasts import (
     Mask,
     MetricRows,
     compare_arm,
+    compare_sums,
     metric_rows,
     treated,
 )
@@ -43,6 +45,8 @@ from experiments_dagster.looks.records import (
     SegmentTest,
     Trust,
 )
+from experiments_dagster.looks.sums import MAX_LEVELS, Part, Sums, shown_levels
+from experiments_dagster.looks.unit_sums import sums_of
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.heterogeneity import MIN_UNITS, SegmentEffect, segment_heterogeneity
 from experiments_dagster.stats.methods.moments.mean import compare_means
@@ -54,7 +58,7 @@ from experiments_dagster.stats.methods.units.transforms import compare_log_means
 from experiments_dagster.stats.methods.units.trimmed import compare_trimmed
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.novelty import daily_effects, novelty_test
-from experiments_dagster.stats.records import Estimate
+from experiments_dagster.stats.records import Contrast, Estimate
 from experiments_dagster.stats.shrinkage import shrunk_estimate
 from experiments_dagster.stats.trust import (
     PRIOR_BAND,
@@ -67,7 +71,6 @@ from experiments_dagster.stats.trust import (
 Vector = NDArray[np.float64]
 SEED = 20260105  # resampling is the same at every look and every reproduction
 PERMUTATIONS = 1999
-MAX_LEVELS = 50  # levels of one segment that are shown; a finer split is not a segment
 
 
 def trust_rows(
@@ -134,6 +137,9 @@ def segment_rows(
     """
     if isinstance(inputs, Summaries) or not experiment.segments:
         return [], []
+    if experiment.is_additive:
+        sums = sums_of(experiment, inputs, cap=cap)
+        return _corrected(experiment, *_from_sums(experiment, sums))
     try:
         rows = metric_rows(experiment.primary, inputs, cap=cap)
     except EstimationError:
@@ -147,9 +153,31 @@ def segment_rows(
         beyond = max(len(by_size) - MAX_LEVELS, 0)
         for arm in experiment.treatments:
             shown = sorted(by_size.head(MAX_LEVELS))
-            found, test = _by_level(experiment, labelled, arm, segment, shown)
+            compare = partial(_level_of_units, experiment, labelled, arm)
+            found, test = _by_level(experiment, compare, arm, segment, shown)
             effects += found
             tests.append(test.model_copy(update={"n_other_levels": beyond}))
+    return _corrected(experiment, effects, tests)
+
+
+def _from_sums(experiment: Experiment, sums: Sums) -> tuple[list[Effect], list[SegmentTest]]:
+    """Every level of every segment of an additive plan."""
+    effects: list[Effect] = []
+    tests: list[SegmentTest] = []
+    for segment in experiment.segments:
+        sizes = sums.level_sizes(experiment, segment)
+        shown = shown_levels(sizes)
+        for arm in experiment.treatments:
+            compare = partial(_level_of_sums, experiment, sums, arm, segment)
+            found, test = _by_level(experiment, compare, arm, segment, shown)
+            effects += found
+            tests.append(test.model_copy(update={"n_other_levels": len(sizes) - len(shown)}))
+    return effects, tests
+
+
+def _corrected(
+    experiment: Experiment, effects: list[Effect], tests: list[SegmentTest]
+) -> tuple[list[Effect], list[SegmentTest]]:
     members = [
         index
         for index, row in enumerate(effects)
@@ -164,12 +192,32 @@ def segment_rows(
     return effects, tests
 
 
+def _level_of_units(
+    experiment: Experiment, labelled: MetricRows, arm: str, level: str, *, inside: bool
+) -> Contrast:
+    """The deciding contrast in one level (column `_level`), or among all other units."""
+    is_level = pl.col("_level") == level
+    return compare_arm(experiment, labelled.where(is_level if inside else ~is_level), arm).deciding
+
+
+def _level_of_sums(
+    experiment: Experiment, sums: Sums, arm: str, segment: str, level: str, *, inside: bool
+) -> Contrast:
+    """The same by sums."""
+    part = Part(segment, level, inside)
+    return compare_sums(experiment, sums, experiment.primary, arm, part).deciding
+
+
 def _by_level(
-    experiment: Experiment, rows: MetricRows, arm: str, segment: str, levels: list[str]
+    experiment: Experiment,
+    compare: Callable[..., Contrast],
+    arm: str,
+    segment: str,
+    levels: list[str],
 ) -> tuple[list[Effect], SegmentTest]:
     """The effect in each level of a segment, and how far it is from that in the rest."""
     shared: dict[str, Any] = {
-        "metric": rows.metric.name,
+        "metric": experiment.primary.name,
         "role": "primary",
         "arm": arm,
         "control": experiment.control,
@@ -180,7 +228,7 @@ def _by_level(
     compared = []
     for level in levels:
         try:
-            inside = compare_arm(experiment, rows.where(pl.col("_level") == level), arm).deciding
+            inside = compare(level, inside=True)
         except EstimationError as error:
             effects.append(
                 Effect(
@@ -202,7 +250,7 @@ def _by_level(
         effects += contrast_rows(inside, **shared, level=level)
         rest = None
         with contextlib.suppress(EstimationError):
-            rest = compare_arm(experiment, rows.where(pl.col("_level") != level), arm).deciding
+            rest = compare(level, inside=False)
         compared.append(
             SegmentEffect(
                 segment=level,
@@ -214,7 +262,7 @@ def _by_level(
     omnibus = outcome.omnibus
     return effects, SegmentTest(
         segment=segment,
-        metric=rows.metric.name,
+        metric=experiment.primary.name,
         arm=arm,
         q=None if omnibus is None else omnibus.statistic,
         degrees_of_freedom=None if omnibus is None else omnibus.degrees_of_freedom,

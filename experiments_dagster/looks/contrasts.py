@@ -1,6 +1,7 @@
 """One metric, one arm against the control: which estimator, which columns.
 
     moments          summaries            Welch or delta-method ratio on the given moments
+    additive plans   sums over units      Welch, ratio, Lin regression from moments and residuals
     unadjusted       unit frames          Welch, ratio, quantile, or clusters as units
     cuped            + pre-period         Lin regression; scores of ratios and quantiles likewise
     pooled_theta     + pre-period         one coefficient over both arms
@@ -24,9 +25,15 @@ from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.summaries import Summaries
 from experiments_dagster.frames.unit_frames import Frames
+from experiments_dagster.looks.sums import EVERYBODY, Part, Sums, Task
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.methods.moments.ratio import compare_ratios
+from experiments_dagster.stats.methods.moments.regression import (
+    adjusted_from_sums,
+    first_covariate_correlation,
+    skewness,
+)
 from experiments_dagster.stats.methods.units.augmented import augment
 from experiments_dagster.stats.methods.units.clustered import compare_clustered
 from experiments_dagster.stats.methods.units.covariates import design_columns, text_labels
@@ -54,7 +61,8 @@ Inputs = Frames | Summaries
 class MetricResult:
     """The contrasts of one metric and arm; `deciding` is the one the plan names.
 
-    `scores` are the influence scores of the deciding difference, one per unit, where there are
+    `skewness` is that of the deciding difference, where sums gave it. `scores` are the influence
+    scores of the deciding difference, one per unit, where there are
     units, and `units` and `is_treated` say whose they are.
     """
 
@@ -65,6 +73,7 @@ class MetricResult:
     scores: Vector | None = None
     units: NDArray[np.str_] | None = None
     is_treated: Mask | None = None
+    skewness: float | None = None
 
     @property
     def deciding(self) -> Contrast:
@@ -167,10 +176,54 @@ def is_nearly_normal(result: MetricResult) -> bool:
     difference = result.deciding.difference
     if min(difference.n_control, difference.n_treatment) < MIN_UNITS_PER_ARM:
         return False
-    if result.scores is None:  # moments alone do not tell
-        return True
-    skewness = float((result.scores**3).sum()) / difference.std_error**3
-    return abs(skewness) <= MAX_SKEWNESS
+    found = result.skewness
+    if found is None:
+        if result.scores is None:  # moments alone do not tell
+            return True
+        found = float((result.scores**3).sum()) / difference.std_error**3
+    return abs(found) <= MAX_SKEWNESS
+
+
+def compare_sums(
+    experiment: Experiment, sums: Sums, metric: Metric, arm: str, part: Part = EVERYBODY
+) -> MetricResult:
+    """Compare two arms of an additive plan by the sums over their units.
+
+    Args:
+        experiment: The plan.
+        sums: Of the look.
+        metric: What is measured.
+        arm: The treatment arm.
+        part: The units that count.
+
+    Raises:
+        EstimationError: These data do not give the effect.
+    """
+    arms = sums.moments.get((metric.name, part))
+    if arms is None or arms[experiment.control].n == arms[arm].n == 0:
+        raise EstimationError("IMMATURE", metric.name)
+    pair, alpha = (arms[experiment.control], arms[arm]), experiment.plan.alpha
+    if metric.is_ratio:
+        plain = compare_ratios(*pair, alpha=alpha)
+    else:
+        plain = compare_means(*pair, column="y", alpha=alpha)
+    task = Task(metric.name, arm, part)
+    lines, residuals = sums.lines[task], sums.residuals[task]
+    adjusted = None
+    if experiment.adjusts:
+        deciding = adjusted_from_sums(lines, residuals, plain, pair, alpha=alpha)
+        ratio = deciding.difference.std_error / plain.difference.std_error
+        adjusted = AdjustedContrast(
+            adjusted=deciding,
+            unadjusted=plain,
+            variance_reduction=1 - ratio**2,
+            correlation=first_covariate_correlation(lines, pair, f"pre_{metric.columns[0][0]}"),
+            dropped_covariates=lines.dropped,
+            scores=None,
+        )
+    return MetricResult(
+        metric=metric, arm=arm, plain=plain, adjusted=adjusted, skewness=skewness(residuals)
+    )
 
 
 def compare_summaries(

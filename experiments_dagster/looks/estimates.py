@@ -24,12 +24,16 @@ from experiments_dagster.looks.contrasts import (
     capped,
     compare_arm,
     compare_summaries,
+    compare_sums,
     metric_rows,
     vector,
 )
 from experiments_dagster.looks.records import Adjustment, Effect, Role
+from experiments_dagster.looks.sums import EVERYBODY, Sums
+from experiments_dagster.looks.unit_sums import sums_of
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import critical_value
+from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.multiplicity import FAMILIES, adjusted_p_values
 from experiments_dagster.stats.records import Contrast, Estimate
 
@@ -67,7 +71,9 @@ def estimate_metrics(experiment: Experiment, inputs: Inputs, *, cap: float | Non
     results: dict[tuple[str, str], MetricResult] = {}
     n_mature: dict[str, int] = {}
     for metric, role in roles(experiment):
-        found = _results(experiment, inputs, metric, cap=cap if role == "primary" else None)
+        found = _results(
+            experiment, inputs, metric, cap=cap if role == "primary" else None, plan_cap=cap
+        )
         n_mature[metric.name] = found.n_mature
         for arm, result in found.by_arm.items():
             if isinstance(result, EstimationError):
@@ -124,9 +130,17 @@ def pooled_baseline(
     if isinstance(inputs, Summaries):
         n, baseline = _pooled_moments(experiment, inputs, metric)
     else:
+        if experiment.is_additive:
+            n, baseline = _pooled_sums(experiment, sums_of(experiment, inputs, cap=cap), metric)
+            return _checked_baseline(experiment, n, baseline, min_units=min_units)
         rows = metric_rows(metric, inputs, cap=cap)
         n = rows.frame.height
         baseline = _pooled_value(rows.outcomes(), metric, rows.events, cap)
+    return _checked_baseline(experiment, n, baseline, min_units=min_units)
+
+
+def _checked_baseline(experiment: Experiment, n: int, baseline: float, *, min_units: int) -> float:
+    metric = experiment.primary
     if n < (1 if experiment.plan.baseline else min_units):
         raise EstimationError("IMMATURE", metric.name, f"{n} units, need {min_units}")
     if baseline == 0:
@@ -134,15 +148,26 @@ def pooled_baseline(
     return abs(baseline)
 
 
+def _pooled_sums(experiment: Experiment, sums: Sums, metric: Metric) -> tuple[int, float]:
+    """Units and mean (or ratio) over all arms."""
+    found = sums.moments[metric.name, EVERYBODY]
+    arms = [found[arm] for arm in experiment.variants]
+    return _pooled_arms(arms, is_ratio=metric.is_ratio)
+
+
 def _pooled_moments(
     experiment: Experiment, summaries: Summaries, metric: Metric
 ) -> tuple[int, float]:
     """Units and mean (or ratio) over all arms."""
     arms = [summaries.moments[metric.name, arm] for arm in experiment.variants]
+    return _pooled_arms(arms, is_ratio=metric.summary_ratio)
+
+
+def _pooled_arms(arms: Sequence[ArmMoments], *, is_ratio: bool) -> tuple[int, float]:
     n = sum(arm.n for arm in arms)
     if n == 0:
         return 0, 0.0
-    if not metric.summary_ratio:
+    if not is_ratio:
         return n, sum(arm.n * arm.mean("y") for arm in arms if arm.n) / n
     totals = [
         sum(arm.n * arm.mean(part) for arm in arms if arm.n)
@@ -171,7 +196,12 @@ class _Found:
 
 
 def _results(
-    experiment: Experiment, inputs: Inputs, metric: Metric, *, cap: float | None
+    experiment: Experiment,
+    inputs: Inputs,
+    metric: Metric,
+    *,
+    cap: float | None,
+    plan_cap: float | None,
 ) -> _Found:
     """The result of one metric for each treatment arm, or why there is none."""
     by_arm: dict[str, MetricResult | EstimationError] = {}
@@ -183,6 +213,8 @@ def _results(
             except EstimationError as error:
                 by_arm[arm] = error
         return _Found(n_mature=n, by_arm=by_arm)
+    if experiment.is_additive:
+        return _from_sums(experiment, sums_of(experiment, inputs, cap=plan_cap), metric)
     try:
         rows = metric_rows(metric, inputs, cap=cap)
     except EstimationError as error:
@@ -193,6 +225,17 @@ def _results(
         except EstimationError as error:
             by_arm[arm] = error
     return _Found(n_mature=rows.frame.height, by_arm=by_arm)
+
+
+def _from_sums(experiment: Experiment, sums: Sums, metric: Metric) -> _Found:
+    by_arm: dict[str, MetricResult | EstimationError] = {}
+    for arm in experiment.treatments:
+        try:
+            by_arm[arm] = compare_sums(experiment, sums, metric, arm)
+        except EstimationError as error:
+            by_arm[arm] = error
+    n = sum(moments.n for moments in sums.moments[metric.name, EVERYBODY].values())
+    return _Found(n_mature=n, by_arm=by_arm)
 
 
 def _rows(experiment: Experiment, role: Role, result: MetricResult) -> list[Effect]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import polars as pl
 
 from experiments_dagster.config.experiment import GroupSequential
@@ -13,6 +13,8 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.unit_frames import FrameInfo, Frames
 from experiments_dagster.looks.contrasts import Inputs, clusters_of
 from experiments_dagster.looks.records import Check, Look
+from experiments_dagster.looks.sums import Counts
+from experiments_dagster.looks.unit_sums import counts_of
 from experiments_dagster.stats.design.bias import multi_arm_outcome, pre_period_balance
 from experiments_dagster.stats.design.sample_ratio import (
     sample_ratio_outcome,
@@ -25,7 +27,7 @@ from experiments_dagster.stats.design.sample_ratio_segments import (
 )
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.methods.units.covariates import (
-    missing_differs_by_arm,
+    missing_counts_differ,
     text_labels,
 )
 from experiments_dagster.stats.moments import ArmMoments
@@ -48,7 +50,12 @@ class Health:
 
 
 def health_checks(
-    experiment: Experiment, frames: Inputs, earlier: Sequence[Look], *, is_planned_end: bool
+    experiment: Experiment,
+    frames: Inputs,
+    earlier: Sequence[Look],
+    *,
+    is_planned_end: bool,
+    counts: Counts | None = None,
 ) -> Health:
     """All checks of a look.
 
@@ -57,15 +64,18 @@ def health_checks(
         frames: The frames as of the look; all exposed units count, mature or not.
         earlier: The looks recorded before.
         is_planned_end: Whether the fixed sample-ratio test counts as well.
+        counts: Counts of the frames' units, where they are known.
     """
     info = frames.info
+    if counts is None and isinstance(frames, Frames):
+        counts = counts_of(experiment, frames)
     shares = experiment.variants
     largest = max((look.log_e_sample_ratio for look in earlier), default=0.0)
     health = Health()
     n_randomised = _n_randomised(experiment, frames)
     if sum(n_randomised.values()):
-        counts = [float(n_randomised[arm]) for arm in shares]
-        health.log_e = sequential_log_e_value(counts, list(shares.values()))
+        sizes = [float(n_randomised[arm]) for arm in shares]
+        health.log_e = sequential_log_e_value(sizes, list(shares.values()))
         outcome = sample_ratio_outcome(
             n_randomised,
             shares,
@@ -73,15 +83,17 @@ def health_checks(
             largest_earlier_log_e=largest,
         )
         check = _check("sample_ratio", outcome)
-        if not check.passed and isinstance(frames, Frames):
-            message = check.message + _onset(experiment, frames)
+        if not check.passed and counts is not None:
+            message = check.message + _onset(experiment, counts)
             check = check.model_copy(update={"message": message})
         health.checks.append(check)
     health.checks.append(_units_in_two_arms(info))
-    if isinstance(frames, Frames):
-        _ratio_by_segment(experiment, frames, earlier, health, is_planned_end=is_planned_end)
-        health.checks += _missing(experiment, frames, len(earlier) + 1)
-        health.checks += _balance(experiment, frames, len(earlier) + 1)
+    if isinstance(frames, Frames) and counts is not None:
+        _ratio_by_segment(
+            experiment, frames, counts, earlier, health, is_planned_end=is_planned_end
+        )
+        health.checks += _missing(experiment, counts, info, len(earlier) + 1)
+        health.checks += _balance(experiment, frames, counts, len(earlier) + 1)
     return health
 
 
@@ -95,28 +107,19 @@ def _n_randomised(experiment: Experiment, frames: Inputs) -> dict[str, int]:
     return {arm: int(found.get(arm, 0)) for arm in experiment.variants}
 
 
-def _onset(experiment: Experiment, frames: Frames) -> str:
+def _onset(experiment: Experiment, counts: Counts) -> str:
     """Since when the split is wrong, in words."""
-    zone = experiment.timezone
     if experiment.plan.cluster is not None:
         return ""  # days of units say little of clusters
-    days = frames.user.select(pl.col("exposed_at").dt.convert_time_zone(zone).dt.date(), "arm")
-    by_day = (
-        days.group_by("exposed_at", "arm")
-        .len()
-        .pivot("arm", index="exposed_at", values="len")
-        .sort("exposed_at")
+    days = sorted(counts.by_day)
+    by_day = np.array(
+        [[counts.by_day[day].get(arm, 0) for arm in experiment.variants] for day in days]
     )
-    arms = list(experiment.variants)
-    for arm in arms:
-        if arm not in by_day.columns:
-            by_day = by_day.with_columns(pl.lit(0).alias(arm))
-    counts = by_day.select(pl.col(arms).fill_null(0)).to_numpy()
     try:
-        onset = mismatch_onset(counts, list(experiment.variants.values()))
+        onset = mismatch_onset(by_day, list(experiment.variants.values()))
     except EstimationError:
         return ""
-    day: dt.date = by_day["exposed_at"][onset.day]
+    day = days[onset.day]
     split = "/".join(f"{share:.3f}" for share in onset.shares)
     return f"; most likely since {day} (split {split} from then on)"
 
@@ -124,6 +127,7 @@ def _onset(experiment: Experiment, frames: Frames) -> str:
 def _ratio_by_segment(
     experiment: Experiment,
     frames: Frames,
+    found: Counts,
     earlier: Sequence[Look],
     health: Health,
     *,
@@ -131,14 +135,9 @@ def _ratio_by_segment(
 ) -> None:
     """The sample ratio in every level of every segment, corrected for the levels."""
     for segment in experiment.segments:
-        levels = text_labels(frames.user[f"segment_{segment}"].to_list())
-        table = pl.DataFrame({"level": levels, "arm": frames.user["arm"]})
+        counts = dict(sorted(found.by_level.get(segment, {}).items()))
         if experiment.plan.cluster is not None:
-            labels = clusters_of(frames.user, experiment.plan.cluster)
-            table = table.with_columns(cluster=labels).unique()
-        counts: dict[str, dict[str, int]] = {}
-        for level, arm, n in table.group_by("level", "arm").len().sort("level").iter_rows():
-            counts.setdefault(level, {})[arm] = n
+            counts = _clusters_by_level(frames, segment, experiment.plan.cluster)
         before: dict[str, float] = {}
         for look in earlier:
             for name, log_e in look.log_e_by_level.items():
@@ -158,18 +157,29 @@ def _ratio_by_segment(
         }
 
 
-def _missing(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
+def _clusters_by_level(frames: Frames, segment: str, cluster: str) -> dict[str, dict[str, int]]:
+    """Clusters by arm in every level of a segment."""
+    levels = text_labels(frames.user[f"segment_{segment}"].to_list())
+    table = pl.DataFrame(
+        {"level": levels, "arm": frames.user["arm"], "cluster": clusters_of(frames.user, cluster)}
+    ).unique()
+    counts: dict[str, dict[str, int]] = {}
+    for level, arm, n in table.group_by("level", "arm").len().sort("level").iter_rows():
+        counts.setdefault(level, {})[arm] = n
+    return counts
+
+
+def _missing(experiment: Experiment, counts: Counts, info: FrameInfo, look: int) -> list[Check]:
     """Whether the share of units without a pre-period differs by arm, which it cannot."""
     if not experiment.adjusts:  # clustered plans do not adjust
         return []
-    frame = frames.of(experiment.primary)
     comparisons = len(experiment.treatments) * _planned_checks(experiment, look)
     checks = []
     for arm in experiment.treatments:
-        pair = frame.filter(pl.col("arm").is_in([experiment.control, arm]))
-        is_missing = pair["is_pre_missing"].to_numpy()
+        pair = (experiment.control, arm)
+        n_missing = (counts.missing.get(pair[0], 0), counts.missing.get(pair[1], 0))
         try:
-            p = missing_differs_by_arm(is_missing, (pair["arm"] == arm).to_numpy())
+            p = missing_counts_differ(n_missing, (info.n_exposed[pair[0]], info.n_exposed[arm]))
         except EstimationError:
             continue
         p = min(1.0, p * comparisons)
@@ -199,7 +209,26 @@ def _units_in_two_arms(info: FrameInfo) -> Check:
     return _check("units_in_two_arms", multi_arm_outcome(excluded, max(total, 1)))
 
 
-def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
+def _cluster_history(experiment: Experiment, frames: Frames, column: str) -> dict[str, ArmMoments]:
+    """Moments of the clusters' mean pre-period, by arm."""
+    assert experiment.plan.cluster is not None
+    frame = frames.of(experiment.primary)
+    labels = clusters_of(frame, experiment.plan.cluster)
+    means = (
+        frame.with_columns(_cluster=labels)
+        .group_by("_cluster", "arm")
+        .agg(pl.col(column).mean())
+        .sort("_cluster")
+    )
+    return {
+        arm: ArmMoments.from_arrays(
+            **{column: means.filter(pl.col("arm") == arm)[column].to_numpy()}
+        )
+        for arm in experiment.variants
+    }
+
+
+def _balance(experiment: Experiment, frames: Frames, counts: Counts, look: int) -> list[Check]:
     """Pre-period of the primary metric by arm, all exposed units.
 
     The levels hold over the whole experiment: they are split over arms and looks, by the planned
@@ -208,20 +237,11 @@ def _balance(experiment: Experiment, frames: Frames, look: int) -> list[Check]:
     metric = experiment.primary
     looks = _planned_checks(experiment, look)
     column = f"pre_{metric.columns[0][0]}"
-    frame = frames.of(metric)
-    if experiment.plan.cluster is not None:
-        labels = clusters_of(frame, experiment.plan.cluster)
-        frame = (
-            frame.with_columns(_cluster=labels)
-            .group_by("_cluster", "arm")
-            .agg(pl.col(column).mean())
-        )
     arms = {
-        arm: ArmMoments.from_arrays(
-            **{column: frame.filter(pl.col("arm") == arm)[column].to_numpy()}
-        )
-        for arm in experiment.variants
+        arm: counts.history.get(arm, ArmMoments.empty((column,))) for arm in experiment.variants
     }
+    if experiment.plan.cluster is not None:
+        arms = _cluster_history(experiment, frames, column)
     checks = []
     for arm in experiment.treatments:
         try:

@@ -11,8 +11,9 @@ from typing import Any
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.looks.plan import frozen_experiment as as_frozen
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Look
-from experiments_dagster.looks.take import build_inputs, recompute, recorded_looks
+from experiments_dagster.looks.take import build_inputs, recompute
 from experiments_dagster.storage.errors import StorageError
 from experiments_dagster.storage.ledger import Ledger
 from experiments_dagster.storage.manifest import Manifest

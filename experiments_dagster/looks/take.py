@@ -28,7 +28,12 @@ from experiments_dagster.decisions.verdict import (
     overall,
 )
 from experiments_dagster.frames.summaries import build_summaries, read_current_summaries
-from experiments_dagster.frames.unit_frames import build_unit_frames, read_current_frames
+from experiments_dagster.frames.unit_frames import (
+    Frames,
+    build_unit_frames,
+    read_current_frames,
+)
+from experiments_dagster.frames.unit_rows import Shard
 from experiments_dagster.looks.calendar import DueLook, due_look, is_complete, local_day, next_look
 from experiments_dagster.looks.context import (
     novelty_rows,
@@ -46,9 +51,11 @@ from experiments_dagster.looks.estimates import (
 from experiments_dagster.looks.health import health_checks
 from experiments_dagster.looks.monitors import anytime_intervals, deterioration
 from experiments_dagster.looks.plan import check_plan
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import ArmDecision, Frozen, Look, is_finished
 from experiments_dagster.looks.scores import ScoreBook, write_scores
 from experiments_dagster.looks.sequential import boundaries, freeze, information_fraction
+from experiments_dagster.looks.unit_sums import sums_of
 from experiments_dagster.stats.errors import REASONS, EstimationError
 from experiments_dagster.storage.errors import BusyError, DataDamagedError
 from experiments_dagster.storage.layout import Layout
@@ -75,6 +82,7 @@ class LookAttempt:
 
     look: Look
     is_new: bool
+    ledger: Ledger
 
     @property
     def is_peek(self) -> bool:
@@ -82,13 +90,14 @@ class LookAttempt:
         return self.look.look is None
 
 
-def open_ledger(manifest: Manifest, experiment: Experiment) -> Ledger:
-    """The verified ledger of an experiment's present phase.
+def open_ledger(manifest: Manifest, experiment: Experiment, ledger: Ledger | None = None) -> Ledger:
+    """The verified ledger of an experiment's present phase; one that is open already is refreshed.
 
     Raises:
         DataDamagedError: The ledger is damaged, or batches that a look has read are gone.
     """
-    ledger = Ledger(manifest.layout, experiment.slug, experiment.phase).refresh()
+    ledger = ledger or Ledger(manifest.layout, experiment.slug, experiment.phase)
+    ledger.refresh()
     cutoff = ledger.looks[-1]["cutoff"] if ledger.looks else 0
     if cutoff > manifest.head:
         manifest.refresh()  # another run may have landed and looked in the meantime
@@ -98,13 +107,14 @@ def open_ledger(manifest: Manifest, experiment: Experiment) -> Ledger:
     return ledger
 
 
-def recorded_looks(ledger: Ledger) -> list[Look]:
-    """The recorded looks of a ledger, in order."""
-    return [Look.model_validate(document) for document in ledger.looks]
-
-
 def build_frames(
-    project: Project, manifest: Manifest, experiment: Experiment, *, as_of: dt.datetime
+    project: Project,
+    manifest: Manifest,
+    experiment: Experiment,
+    *,
+    as_of: dt.datetime,
+    ledger: Ledger | None = None,
+    shard: Shard | None = None,
 ) -> Inputs:
     """Check the plan and publish the frames that the next look reads.
 
@@ -113,13 +123,13 @@ def build_frames(
     Raises:
         PlanChangedError: The configuration differs from the frozen plan.
     """
-    ledger = open_ledger(manifest, experiment)
+    ledger = open_ledger(manifest, experiment, ledger)
     check_plan(ledger, experiment)
     cutoff = manifest.head
     if ledger.reserved is not None:
         cutoff = ledger.reserved["cutoff"]
         as_of = dt.datetime.fromisoformat(ledger.reserved["as_of"])
-    return build_inputs(project, manifest, experiment, cutoff=cutoff, as_of=as_of)
+    return build_inputs(project, manifest, experiment, cutoff=cutoff, as_of=as_of, shard=shard)
 
 
 def build_inputs(
@@ -130,6 +140,7 @@ def build_inputs(
     cutoff: int,
     as_of: dt.datetime,
     publish: bool = True,
+    shard: Shard | None = None,
 ) -> Inputs:
     """The unit frames of an experiment, or its summaries, from batches 1..cutoff.
 
@@ -140,13 +151,14 @@ def build_inputs(
         cutoff: The last batch that counts.
         as_of: Aware instant of the look.
         publish: Whether the result becomes the published one; a reproduction does not.
+        shard: Unit rows that are at the cut-off already.
     """
     if experiment.is_summary:
         return build_summaries(
             project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
         )
     return build_unit_frames(
-        project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
+        project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish, shard=shard
     )
 
 
@@ -158,11 +170,16 @@ def read_current_inputs(layout: Layout, experiment: Experiment) -> Inputs:
     """
     if experiment.is_summary:
         return read_current_summaries(layout, experiment)
-    return read_current_frames(layout, experiment.slug)
+    return read_current_frames(layout, experiment)
 
 
 def take_look(
-    project: Project, manifest: Manifest, experiment: Experiment, *, as_of: dt.datetime
+    project: Project,
+    manifest: Manifest,
+    experiment: Experiment,
+    *,
+    as_of: dt.datetime,
+    shard: Shard | None = None,
 ) -> LookAttempt:
     """Build the frames and take the planned look that is due, or peek.
 
@@ -171,6 +188,8 @@ def take_look(
         manifest: Landed batches; all of them count.
         experiment: Which experiment.
         as_of: Aware instant; data after it do not count.
+        shard: Unit rows that are at the head of the manifest, where looks at many experiments
+            share them.
 
     Raises:
         PlanChangedError: The configuration differs from the frozen plan.
@@ -178,13 +197,16 @@ def take_look(
         ContractError: A frame breaks its contract.
         DataDamagedError: A landed file, the manifest or the ledger is damaged.
     """
-    frames = build_frames(project, manifest, experiment, as_of=as_of)
-    return look_at(manifest, experiment, frames)
+    ledger = Ledger(manifest.layout, experiment.slug, experiment.phase)
+    frames = build_frames(project, manifest, experiment, as_of=as_of, ledger=ledger, shard=shard)
+    return look_at(manifest, experiment, frames, ledger)
 
 
-def look_at(manifest: Manifest, experiment: Experiment, frames: Inputs) -> LookAttempt:
+def look_at(
+    manifest: Manifest, experiment: Experiment, frames: Inputs, ledger: Ledger | None = None
+) -> LookAttempt:
     """Take the planned look that is due on published frames, or peek."""
-    ledger = open_ledger(manifest, experiment)
+    ledger = open_ledger(manifest, experiment, ledger)
     with ledger.hold():
         check_plan(ledger, experiment)
         earlier = recorded_looks(ledger)
@@ -219,10 +241,11 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Inputs) -> LookA
             if is_complete(experiment, earlier) or (
                 earlier and earlier[-1].as_of == frames.info.as_of
             ):
-                return LookAttempt(look=earlier[-1], is_new=False)
+                return LookAttempt(look=earlier[-1], is_new=False, ledger=ledger)
             return LookAttempt(
                 look=_assemble(experiment, frames, estimates, frozen, earlier, None, None),
                 is_new=False,
+                ledger=ledger,
             )
         reservation = ledger.reserve(
             {
@@ -242,7 +265,7 @@ def look_at(manifest: Manifest, experiment: Experiment, frames: Inputs) -> LookA
         look = look.model_copy(update={"scores": kept})
         ledger.record(look.model_dump(mode="json"))
     logger.info("look=%s verdict=%s", look.look_id, look.verdict)
-    return LookAttempt(look=look, is_new=True)
+    return LookAttempt(look=look, is_new=True, ledger=ledger)
 
 
 def waits_for_data(experiment: Experiment, frames: Inputs) -> bool:
@@ -334,10 +357,13 @@ def _assemble(
     scores: ScoreBook | None = None,
 ) -> Look:
     is_end = due is not None and due.is_planned_end
-    health = health_checks(experiment, frames, earlier, is_planned_end=is_end)
+    cap = frozen.cap if frozen is not None else None
+    counts = None
+    if experiment.is_additive and isinstance(frames, Frames):
+        counts = sums_of(experiment, frames, cap=cap).counts
+    health = health_checks(experiment, frames, earlier, is_planned_end=is_end, counts=counts)
     rows: list[Any] = []
     anytime: list[Any] = []
-    cap = frozen.cap if frozen is not None else None
     if frozen is not None:
         if due is not None:
             rows = boundaries(

@@ -12,6 +12,8 @@ from experiments_dagster.config.project import Project, read_project
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
+STATEMENT_TIMEOUT_MS = 60_000
+
 
 class ExperimentsProject(dg.ConfigurableResource[None]):
     """Configuration and storage of one project folder, read afresh where it is asked for.
@@ -25,6 +27,10 @@ class ExperimentsProject(dg.ConfigurableResource[None]):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Tag the run with its owner process."""
         if context.instance is not None and context.run is not None:
+            # Postgres storage opens a connection for each of the six transactions of an event.
+            context.instance.optimize_for_webserver(
+                STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=5
+            )
             tag_run_owner(context.instance, context.run.run_id)
 
     def load(self) -> Project:

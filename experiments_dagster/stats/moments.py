@@ -185,6 +185,23 @@ class ArmMoments:
             cross=np.array([[cross if parts < math.inf else parts]]),
         )
 
+    def select(self, columns: Mapping[str, str]) -> ArmMoments:
+        """Return the moments of some columns under new names: new name to present one.
+
+        Examples:
+            >>> arm = ArmMoments.from_arrays(a=[1.0, 2.0], b=[2.0, 4.0])
+            >>> arm.select({"y": "b"}).mean("y")
+            3.0
+        """
+        at = [self._index(name) for name in columns.values()]
+        return ArmMoments(
+            n=self.n,
+            columns=tuple(columns),
+            means=self.means[at],
+            cross=self.cross[np.ix_(at, at)],
+            mean_rest=None if self.mean_rest is None else self.mean_rest[at],
+        )
+
     def _index(self, column: str) -> int:
         if column not in self.columns:
             msg = f"no column {column!r}; known: {', '.join(self.columns)}"

@@ -108,7 +108,8 @@ class AdjustedContrast:
 
     `variance_reduction` is 1 - (adjusted std_error / unadjusted std_error) squared.
     `dropped_covariates` names columns without variance or collinear with others.
-    `scores` are the influence scores of the absolute difference, shape (n,), in input order.
+    `scores` are the influence scores of the absolute difference, shape (n,), in input order; None
+    where only sums are known.
     """
 
     adjusted: Contrast
@@ -116,7 +117,7 @@ class AdjustedContrast:
     variance_reduction: float
     correlation: float | None
     dropped_covariates: tuple[str, ...]
-    scores: NDArray[np.float64]
+    scores: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +24,9 @@ CHUNK = 1 << 20
 
 
 def canonical_json(document: Any) -> bytes:
-    """Sorted, compact JSON that refuses NaN and infinity."""
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
+    """Sorted JSON on one line that refuses NaN and infinity."""
+    # Indented, it would be easier to read and six times as slow to write.
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
 
@@ -37,6 +40,23 @@ def sha256_file(path: Path) -> str:
 
 
 _HASHED: dict[tuple[Path, int, int, int], str] = {}
+
+
+Identity = tuple[int, int, int, int]
+# Coarsest step of file times on the file systems we meet, with room to spare.
+SETTLED_NS = 100_000_000
+
+
+def settled_identity(stat: os.stat_result) -> Identity | None:
+    """Size, times and inode of a file, which tell whether it changed since; None when too young.
+
+    File times go by ticks: two writes within one tick may leave the same time. Of a file that was
+    touched just now, only its bytes tell. The time of the last change of status is among them,
+    which nobody can set back.
+    """
+    if abs(time.time_ns() - stat.st_ctime_ns) < SETTLED_NS:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def is_whole(path: Path, sha256: str) -> bool:
@@ -79,14 +99,43 @@ def staged(target: Path, staging: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def staged_folder(target: Path, staging: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; publish it whole, as `target`, when all went well.
+
+    Raises:
+        OSError: The target is there already, with files in it.
+    """
+    temporary = staging / uuid.uuid4().hex
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(target)
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(target: Path, content: bytes) -> None:
     """Replace a small file atomically."""
     with staged(target, target.parent) as temporary:
         temporary.write_bytes(content)
 
 
-def write_once(target: Path, content: bytes) -> bool:
-    """Create a file that must never change; False if it exists already (it is left alone)."""
+def write_once(target: Path, content: bytes, *, is_spare: bool = False) -> bool:
+    """Create a file that must never change; False if it exists already (it is left alone).
+
+    Args:
+        target: Where it shall be.
+        content: All of it.
+        is_spare: Whether the file can be made again. It is whole if it is there, but a loss of
+            power may take it away.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
     try:
@@ -98,19 +147,23 @@ def write_once(target: Path, content: bytes) -> bool:
             os.link(temporary, target)
         except FileExistsError:
             return False
-        fsync_folder(target.parent)
+        if not is_spare:
+            fsync_folder(target.parent)
         return True
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def exclusive(lock_file: Path, message: Callable[[str], str]) -> Iterator[None]:
+def exclusive(
+    lock_file: Path, message: Callable[[str], str], *, wait: bool = False
+) -> Iterator[None]:
     """Hold a lock that the kernel releases when the process dies.
 
     Args:
         lock_file: Where the lock lives; holds the owner's description for people.
         message: Makes the error text from the present owner's description.
+        wait: Wait for a holder that is done soon, instead of raising.
 
     Raises:
         BusyError: Somebody else holds the lock.
@@ -118,7 +171,7 @@ def exclusive(lock_file: Path, message: Callable[[str], str]) -> Iterator[None]:
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise BusyError(message(file.read().strip() or "another process")) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -28,26 +29,43 @@ RESULT_TABLES = (
 FRAMES = ("user_frame", "ratio_frame")
 
 
-def catalog_tables(layout: Layout) -> dict[str, list[Path]]:
-    """View name to the files behind it: result tables, and the published frame per experiment."""
-    tables: dict[str, list[Path]] = {}
+def catalog_tables(layout: Layout) -> dict[str, str]:
+    """View name to its SQL: result tables, and the published frames of each experiment."""
+    tables: dict[str, str] = {}
     for name in RESULT_TABLES:
-        folder = layout.root / "results" / name
-        files = sorted(folder.glob("*/*.parquet"))
+        files = sorted((layout.root / "results" / name).glob("*/*.parquet"))
+        # Looks of many experiments that were published together have one file per table.
+        files += sorted((layout.root / "results" / "nights").glob(f"*/{name}.parquet"))
         if files:
-            tables[name] = files
+            tables[name] = f"SELECT * FROM {_parquet(files)}"
     for pointer in sorted((layout.root / "frames" / "user_frame").glob("*/current.json")):
         info = json.loads(pointer.read_bytes())
         for kind in FRAMES:
-            path = layout.root / info[kind]
-            if path.exists():
-                tables[f"{kind}_{info['experiment'].replace('-', '_')}"] = [path]
+            select = _frame(layout, info, kind)
+            if select is not None:
+                tables[f"{kind}_{info['experiment'].replace('-', '_')}"] = select
     return tables
+
+
+def _frame(layout: Layout, info: dict[str, Any], kind: str) -> str | None:
+    """One published frame: a file, or a view over kept unit rows."""
+    named = [info[kind]] if info[kind] else info.get("unit_rows") or []
+    files = [layout.root / name for name in named]
+    if not files or not all(file.exists() for file in files):
+        return None
+    if info[kind]:
+        return f"SELECT * FROM {_parquet(files)}"
+    return f"WITH unit_rows AS (SELECT * FROM {_parquet(files)}) {info['views'][kind]}"
+
+
+def _parquet(files: list[Path]) -> str:
+    listed = ", ".join(quote_text(str(file.resolve())) for file in files)
+    return f"read_parquet([{listed}], union_by_name=true)"
 
 
 def publish_catalog(layout: Layout) -> Path:
     """Replace the catalog by one that shows what is published now; read-only for everybody."""
-    statement = "CREATE VIEW {name} AS SELECT * FROM {files}"
+    statement = "CREATE VIEW {name} AS {select}"
     return _build(layout, layout.catalog, statement, mode=0o444)
 
 
@@ -60,7 +78,7 @@ def export(layout: Layout, target: Path) -> Path:
     if target.exists():
         msg = f"{target} exists already; choose another name"
         raise FileExistsError(msg)
-    return _build(layout, target, "CREATE TABLE {name} AS SELECT * FROM {files}", mode=0o644)
+    return _build(layout, target, "CREATE TABLE {name} AS {select}", mode=0o644)
 
 
 def _build(layout: Layout, target: Path, statement: str, *, mode: int) -> Path:
@@ -69,10 +87,8 @@ def _build(layout: Layout, target: Path, statement: str, *, mode: int) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(duckdb.connect(str(temporary))) as connection:
-            for name, files in catalog_tables(layout).items():
-                listed = ", ".join(quote_text(str(file.resolve())) for file in files)
-                source = f"read_parquet([{listed}], union_by_name=true)"
-                connection.execute(statement.format(name=quote_name(name), files=source))
+            for name, select in catalog_tables(layout).items():
+                connection.execute(statement.format(name=quote_name(name), select=select))
         temporary.chmod(mode)
         temporary.replace(target)
     finally:

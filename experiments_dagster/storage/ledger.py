@@ -10,30 +10,50 @@ temporary file to its final name, which fails if the name exists, so that of two
 looks exactly one wins. A crash between reserved and recorded leaves a reservation that the next
 look resumes with the same cut-off. The head's hash also stands with the results, so that a lost
 last file is noticed.
+
+Reading again costs what is new: a file is parsed once, and hashed again only when its size, times
+or inode are not what they were.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fnmatch
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments_dagster.storage.atomic import canonical_json, exclusive, write_once
+from pydantic_core import from_json
+
+from experiments_dagster.storage.atomic import (
+    Identity,
+    canonical_json,
+    exclusive,
+    settled_identity,
+    write_once,
+)
 from experiments_dagster.storage.errors import BusyError, DataDamagedError, StorageError
 from experiments_dagster.storage.layout import Layout
 
 FORMAT = 1
 HINT = "restore the ledger from your backup; no look is taken until it is whole"
+KINDS = ("plan", "reserved", "recorded")
 
 
-@dataclass(slots=True)
+class _Read(NamedTuple):
+    """A file that was read: what it looked like then, None while it may change unseen."""
+
+    identity: Identity | None
+    sha256: str
+
+
+# Compared and hashed as the object it is, so that what is made of it can be kept beside it.
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Ledger:
     """The files of one experiment phase, read and verified by `refresh`.
 
@@ -49,6 +69,8 @@ class Ledger:
     reserved: dict[str, Any] | None = None
     head: str = ""
     heads: list[str] = field(default_factory=list)
+    _files: dict[str, _Read] = field(default_factory=dict)
+    _twin: tuple[str, Identity] | None = None
 
     @property
     def folder(self) -> Path:
@@ -61,27 +83,49 @@ class Ledger:
         return self.layout.results("looks", self.slug) / f"phase-{self.phase}"
 
     def refresh(self) -> Ledger:
-        """Read all files and verify the chain.
+        """Read what is new and verify the chain.
 
         Raises:
             DataDamagedError: A file is missing, cut, changed or out of order.
         """
-        self.plan, self.looks, self.reserved, self.head = None, [], None, ""
-        self.heads = []
         # The twin first: it is written after its look, which is then among the files listed next.
-        twin = max(self.twins.glob("[0-9]*.json"), default=None)
-        kinds = ("plan", "reserved", "recorded")
-        files = self.folder.glob("[0-9]*.*.json")
-        for path in sorted(files, key=lambda p: (p.name[:6], kinds.index(p.name.split(".")[1]))):
-            self._append(path)
+        twins = _listed(self.twins, "[0-9]*.json")
+        twin = max(twins, default=None)
+        found = _listed(self.folder, "[0-9]*.*.json")
+        names = sorted(found, key=_place)
+        read = list(self._files)
+        if names[: len(read)] != read or not all(self._is_unchanged(found[name]) for name in read):
+            self._forget()
+        for name in names[len(self._files) :]:
+            self._append(name, found[name].path)
         if twin is not None:
-            self._compare_twin(twin)
+            self._compare_twin(twins[twin])
         return self
 
-    def _compare_twin(self, newest: Path) -> None:
-        """Notice that the end of the chain is lost or changed, which the chain cannot."""
+    def _forget(self) -> None:
+        """Begin anew; the chain then tells what is wrong, if anything is."""
+        self.plan, self.reserved, self.head = None, None, ""
+        # New lists: whoever holds the old ones keeps what was true then.
+        self.looks, self.heads, self._files, self._twin = [], [], {}, None
+
+    def _is_unchanged(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a file that was read still has the same bytes."""
+        before = self._files[entry.name]
         try:
-            number, head = int(newest.stem), json.loads(newest.read_bytes())["ledger_head"]
+            if before.identity is not None and settled_identity(entry.stat()) == before.identity:
+                return True
+            now = self._files[entry.name] = _read(entry.path)[1]
+        except FileNotFoundError:
+            return False
+        return now.sha256 == before.sha256
+
+    def _compare_twin(self, entry: os.DirEntry[str]) -> None:
+        """Notice that the end of the chain is lost or changed, which the chain cannot."""
+        newest, identity = Path(entry.path), settled_identity(entry.stat())
+        if identity is not None and self._twin == (newest.name, identity):
+            return
+        try:
+            number, head = int(newest.stem), from_json(newest.read_bytes())["ledger_head"]
         except (ValueError, KeyError, TypeError):
             raise DataDamagedError(newest, "is not the twin of a recorded look", HINT) from None
         if number > len(self.looks):
@@ -89,23 +133,26 @@ class Ledger:
             raise DataDamagedError(self.folder, rule, HINT)
         if head != self.heads[number - 1]:
             raise DataDamagedError(self.folder, f"look {number} is not the one shown", HINT)
+        self._twin = None if identity is None else (newest.name, identity)
 
-    def _append(self, path: Path) -> None:
-        content = path.read_bytes()
+    def _append(self, name: str, path: str) -> None:
+        content, read = _read(path)
         try:
-            document = json.loads(content)
+            document = from_json(content, allow_inf_nan=False)
             version, previous = document["format"], document["previous"]
         except (ValueError, KeyError, TypeError):
-            raise DataDamagedError(path, "is not a ledger file", HINT) from None
+            raise DataDamagedError(Path(path), "is not a ledger file", HINT) from None
         if version > FORMAT:
             rule = f"format {version} is newer than this program reads ({FORMAT})"
             raise StorageError(f"{path}: {rule}. Hint: update experiments-dagster")
-        if previous != self.head or path.name != self._next_name(document["kind"]):
-            raise DataDamagedError(path, "does not follow the file before it", HINT)
-        self.head = hashlib.sha256(content).hexdigest()
-        if document["kind"] == "plan":
+        kind = document.get("kind")
+        if previous != self.head or kind not in KINDS or name != self._next_name(kind):
+            raise DataDamagedError(Path(path), "does not follow the file before it", HINT)
+        self.head = read.sha256
+        self._files[name] = read
+        if kind == "plan":
             self.plan = document["plan"]
-        elif document["kind"] == "reserved":
+        elif kind == "reserved":
             self.reserved = document["look"]
         else:
             self.looks.append(document["look"])
@@ -169,9 +216,11 @@ class Ledger:
         """Keep the last recorded look beside the results, if it is not there yet."""
         if not self.looks or self.reserved is not None:
             return
-        number = self.looks[-1]["look"]
-        twin = {"format": FORMAT, "ledger_head": self.head, "look": self.looks[-1]}
-        write_once(self.twins / f"{number:06d}.json", canonical_json(twin))
+        path = self.twins / f"{self.looks[-1]['look']:06d}.json"
+        if not path.exists():
+            twin = {"format": FORMAT, "ledger_head": self.head, "look": self.looks[-1]}
+            # If it is lost, whoever takes the lock next finds the record and writes it again.
+            write_once(path, canonical_json(twin), is_spare=True)
 
     def _write(self, kind: str, body: dict[str, Any]) -> None:
         document = {
@@ -181,7 +230,33 @@ class Ledger:
             "written_at": dt.datetime.now(dt.UTC).isoformat(),
             **body,
         }
-        path = self.folder / self._next_name(kind)
+        name = self._next_name(kind)
+        path = self.folder / name
         if not write_once(path, canonical_json(document)):
             raise BusyError(f"{path}: written by another run in the meantime")
-        self._append(path)
+        self._append(name, str(path))
+
+
+def _listed(folder: Path, pattern: str) -> dict[str, os.DirEntry[str]]:
+    """A folder's files by name; none if there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry for entry in entries}
+    except FileNotFoundError:
+        return {}
+    return {name: found[name] for name in fnmatch.filter(found, pattern)}
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Where in the chain a file stands by its name."""
+    number, kind = name.split(".")[:2]
+    return number, KINDS.index(kind) if kind in KINDS else len(KINDS)
+
+
+def _read(path: str) -> tuple[bytes, _Read]:
+    """A file's bytes and how to notice that they changed."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands in a row, names will do
+        # What it looks like is asked first: if it changes meanwhile, it is read again next time.
+        identity = settled_identity(os.fstat(file.fileno()))
+        content = file.read()
+    return content, _Read(identity, hashlib.sha256(content).hexdigest())

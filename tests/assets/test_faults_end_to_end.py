@@ -12,8 +12,9 @@ from shop_factory import EXPERIMENT, LAST_DAY, PLATFORM, WEEKLY, shop_project, w
 
 from experiments_dagster.cli.runs import Runner
 from experiments_dagster.config.project import load_project
+from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.reproduce import reproduce
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.take import open_ledger
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 

@@ -21,7 +21,8 @@ from experiments_dagster.cli.runs import Runner
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames import unit_frames
 from experiments_dagster.looks.publish import report_path
-from experiments_dagster.looks.take import open_ledger, recorded_looks, take_look
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import open_ledger, take_look
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.layout import Layout
@@ -87,7 +88,10 @@ def test_many_looks_take_two_events_each_and_leave_tables_reports_and_a_catalog(
     layout = Layout(project.storage)
     for slug in project.experiments:
         assert report_path(layout, slug).read_text().startswith("<!doctype html>")
-        table = pl.read_parquet(layout.results("effect_estimates", slug) / "*.parquet")
+        night = pl.read_parquet(
+            layout.root / "results" / "nights" / "*" / "effect_estimates.parquet"
+        )
+        table = night.filter(pl.col("experiment") == slug)
         assert set(table["status"]) == {"ok"}
         assert table["ledger_head"].n_unique() == 1
     assert layout.catalog.exists()
@@ -217,10 +221,10 @@ def test_one_crash_stops_no_other_and_is_named_without_its_message(tmp_path, mon
 
     real = looks_run.take_look
 
-    def crash(project, manifest, experiment, *, as_of):
+    def crash(project, manifest, experiment, **more):
         if experiment.slug == "alpha":
             raise ZeroDivisionError("unit u-secret-1")
-        return real(project, manifest, experiment, as_of=as_of)
+        return real(project, manifest, experiment, **more)
 
     monkeypatch.setattr(looks_run, "take_look", crash)
     failures = runner.take_looks(as_of=LAST_DAY, land=True)
@@ -387,5 +391,6 @@ def test_tables_of_a_run_that_died_after_recording_are_written_later(tmp_path):
     at = dt.datetime(2026, 3, 23, tzinfo=dt.UTC)
     take_look(project, manifest, trial, as_of=at)
     Runner(project).take_looks(as_of=LAST_DAY)
-    tables = project.storage / "results" / "effect_estimates" / "trial"
-    assert [path.stem[-1] for path in sorted(tables.iterdir())] == ["1", "2"]
+    nights = project.storage / "results" / "nights"
+    found = pl.read_parquet(nights / "*" / "looks.parquet")
+    assert sorted(found["look"]) == [1, 2]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from experiments_dagster.cli import app
 from experiments_dagster.config.project import load_project
 from experiments_dagster.looks.estimates import roles
-from experiments_dagster.looks.take import open_ledger, recorded_looks
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import open_ledger
 from experiments_dagster.simulate.grocery import CANARY_LIFT, ZONE, Grocery
 from experiments_dagster.stats.design.allocation import assign
 from experiments_dagster.stats.methods.units.lin import compare_adjusted

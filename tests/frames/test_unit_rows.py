@@ -1,8 +1,10 @@
 """Kept unit rows against rows made anew: whatever arrives, in whatever order, they are the same."""
 
+import contextlib
 import datetime as dt
 import json
 
+import duckdb
 import polars as pl
 import polars.testing
 import pytest
@@ -27,6 +29,7 @@ from experiments_dagster.frames import row_advance
 from experiments_dagster.frames.row_plan import row_plan
 from experiments_dagster.frames.unit_frames import build_unit_frames
 from experiments_dagster.frames.unit_rows import SHARD_SIZE, shards_of
+from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import BusyError
 
 START = utc(2026, 3, 1, 23)  # the experiment's first instant, in Berlin
@@ -266,3 +269,21 @@ def test_experiments_keep_their_shard(tmp_path):
     shards = shards_of(manifest, experiments[::-1])
     assert [len(shard.members) for shard in shards] == [SHARD_SIZE, 3]
     assert {"trial-000", "trial-001"} <= {member.slug for member in shards[0].members}
+
+
+def test_readers_of_the_catalog_see_the_same_frames(project):
+    rows = [("a", 10, "control"), ("b", 300, "treatment"), ("c", 650, "control")]
+    events = [("a", 20, "order", 100), ("b", 310, "visit", 0), ("c", 600, "order", 300)]
+    land_rows(project, "1", rows, events)
+    as_of = START + 740 * HOUR  # the window of the last one is open
+    kept, _ = both(project, as_of=as_of)
+    assert kept.info.n_immature["spend"] == 1
+    layout = manifest_of(project).layout
+    with contextlib.closing(duckdb.connect(str(publish_catalog(layout)), read_only=True)) as reader:
+        for name, frame in (("user_frame", kept.user), ("ratio_frame", kept.ratio)):
+            seen = reader.sql(f"SELECT * FROM {name}_trial ORDER BY unit").pl()
+            pl.testing.assert_frame_equal(
+                seen.with_columns(pl.col("exposed_at").dt.convert_time_zone("UTC")),
+                frame.sort("unit"),
+                check_exact=True,
+            )

@@ -5,12 +5,8 @@ import dagster as dg
 from experiments_dagster.automation.partitions import EXPERIMENTS
 from experiments_dagster.checks.specs import LOOK_HEALTH, SEQUENTIAL, check_spec, look_health
 from experiments_dagster.looks.publish import publish_results
-from experiments_dagster.looks.take import (
-    look_at,
-    open_ledger,
-    read_current_inputs,
-    recorded_looks,
-)
+from experiments_dagster.looks.recorded import recorded_looks
+from experiments_dagster.looks.take import look_at, open_ledger, read_current_inputs
 from experiments_dagster.reporting.charts import data_uri, look_trajectory
 from experiments_dagster.reporting.tables import ledger_table
 from experiments_dagster.resources.project import ExperimentsProject

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import ArmSummary, difference_estimate
+from experiments_dagster.stats.methods.moments.ratio import check_denominator
 from experiments_dagster.stats.moments import ArmMoments, mean_difference
 from experiments_dagster.stats.records import Contrast
 from experiments_dagster.stats.relative import contrast_of
@@ -92,8 +93,8 @@ class ArmLine:
             weights -= target * whitened
             leverage += whitened * whitened
         largest = float(leverage.max(initial=0.0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scores = weights * residuals / np.sqrt(1 - np.minimum(leverage, 1.0))
+        # A unit that the line goes through has no residual to weigh; `max_leverage` tells of it.
+        scores = weights * residuals / np.sqrt(np.maximum(1 - leverage, 1 - MAX_LEVERAGE))
         squares = scores * scores
         return ResidualSums(
             squares=float(squares.sum()),
@@ -315,6 +316,7 @@ def _line(
     level = arm.mean(outcome[0])
     if len(outcome) > 1:
         bottom = arm.mean(outcome[1])
+        check_denominator(bottom, "of a ratio")
         weights = [1 / bottom, -arm.mean(outcome[0]) / bottom / bottom]
         level = 0.0
     mix = np.zeros(len(arm.columns))

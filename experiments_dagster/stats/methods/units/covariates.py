@@ -25,6 +25,7 @@ from experiments_dagster.stats.methods.units.interacted import (
     arm_mask,
     with_missing_indicator,
 )
+from experiments_dagster.stats.moments import check_sizes
 
 MISSING = "missing"
 OTHER = "other"
@@ -120,14 +121,32 @@ def missing_differs_by_arm(is_missing: ArrayLike, is_treated: ArrayLike) -> floa
     """
     missing = np.asarray(is_missing, dtype=np.bool_)
     mask = arm_mask(is_treated, len(missing))
-    n, n_treatment, n_missing = len(mask), int(mask.sum()), int(missing.sum())
     both = int((missing & mask).sum())
-    if n_missing in {0, n}:
+    return missing_counts_differ(
+        (int(missing.sum()) - both, both), (int((~mask).sum()), int(mask.sum()))
+    )
+
+
+def missing_counts_differ(n_missing: tuple[int, int], n_units: tuple[int, int]) -> float:
+    """Return the same p-value from counts, each of control and treatment.
+
+    Raises:
+        EstimationError: EMPTY_ARM or N_TOO_SMALL.
+
+    Examples:
+        >>> round(missing_counts_differ((0, 3), (3, 3)), 6)
+        0.1
+    """
+    check_sizes(*n_units)
+    n, n_treatment, both = sum(n_units), n_units[1], n_missing[1]
+    n_missing_all = sum(n_missing)
+    if n_missing_all in {0, n}:
         return 1.0
-    rows, columns = np.array([n_treatment, n - n_treatment]), np.array([n_missing, n - n_missing])
+    rows = np.array([n_treatment, n - n_treatment])
+    columns = np.array([n_missing_all, n - n_missing_all])
     expected = np.outer(rows, columns) / n
     if expected.min() < SMALL_EXPECTED:
-        return fisher_exact(n_missing - both, n - n_treatment, both, n_treatment).p_value
+        return fisher_exact(n_missing[0], n - n_treatment, both, n_treatment).p_value
     # All four cells lie equally far from what is expected.
     statistic = (both - expected[0, 0]) ** 2 * float((1 / expected).sum())
     return float(chdtrc(1, statistic))
