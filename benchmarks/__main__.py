@@ -71,6 +71,8 @@ def run_size(size: str, cases: Sequence[Case], rounds: int) -> dict[str, Measure
     cases = [case for case in cases if size in case.sizes]
     missing = {name: envs.install(name) for name in {case.peer for case in cases} if name}
     able = [case for case in cases if not (case.peer and missing[case.peer])]
+    for words in dict.fromkeys(case.prepare for case in able if case.prepare):
+        subprocess.run(command_of(words, str(data(size, repeated=False))), cwd=ROOT, check=True)
     commands = {case.name: command(case, size) for case in able}
     often = {case.name: min(rounds, case.most_rounds) for case in able}
     measured = measure.interleave(commands, often, ROOT)
@@ -82,8 +84,12 @@ def run_size(size: str, cases: Sequence[Case], rounds: int) -> dict[str, Measure
 
 def command(case: Case, size: str) -> list[str]:
     """The words of a case, with the folder of its data."""
-    folder = str(data(size, repeated=case.repeated))
-    return [word.replace("{data}", folder) for word in case.command]
+    return command_of(case.command, str(data(size, repeated=case.repeated)))
+
+
+def command_of(words: Sequence[str], folder: str) -> list[str]:
+    """Words with the folder of the data in its place."""
+    return [word.replace("{data}", folder) for word in words]
 
 
 def data(size: str, *, repeated: bool) -> Path:
@@ -117,6 +123,9 @@ def number(target: Target, results: Results) -> float:
     measured = results[target.size][target.case]
     if target.base is None:
         return measured.median(target.key)
+    if target.is_difference:
+        base = results[target.size][target.base]
+        return measured.median(target.key) - base.median(target.key)
     if target.base_size in {None, target.size}:
         return measure.ratio(measured, results[target.size][target.base], target.key)
     base = results[target.base_size][target.base]

@@ -29,6 +29,7 @@ class Case:
         most_rounds: Slow programs run less often than the others.
         peer: The environment it needs, if not this project's.
         repeated: Whether its data has events twice, under the same event id.
+        prepare: What runs before, once and unmeasured: a project that has looked the day before.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     most_rounds: int = 9
     peer: str | None = None
     repeated: bool = False
+    prepare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Target:
         size: Of the data; the target is looked at when that size is run.
         base_size: Of the data of `base`, if another. Ratios between sizes are of medians.
         per: What the number is divided by, such as the growth of the data.
+        is_difference: Whether the number of `base` is taken off, instead of divided by.
     """
 
     what: str
@@ -63,16 +66,31 @@ class Target:
     size: str = "M"
     base_size: str | None = None
     per: float = 1.0
+    is_difference: bool = False
 
     @property
     def unit(self) -> str:
         """Unit of `at_most`."""
-        return "x" if self.base else UNITS[self.key]
+        return "x" if self.base and not self.is_difference else UNITS[self.key]
 
 
 def own(name: str, module: str, *words: str, **more: object) -> Case:
     """A program of this project: `python -m benchmarks.MODULE ...`."""
     return Case(name=name, command=(sys.executable, "-m", f"benchmarks.{module}", *words), **more)
+
+
+def day(name: str, what: str, number: str) -> Case:
+    """A look as data arrive, or its rebuild."""
+    words = (what, number, "{data}")
+    ready = (sys.executable, "-m", "benchmarks.looks", "prepare", number, "{data}")
+    return own(name, "looks", *words, scenario=f"day {number}", sizes=ON_M, prepare=ready)
+
+
+def night(name: str, what: str, experiments: str, **more: object) -> Case:
+    """The looks of a night."""
+    ready = (sys.executable, "-m", "benchmarks.nights", "prepare", experiments, "{data}")
+    words = (what, experiments, "{data}")
+    return own(name, "nights", *words, scenario=name, sizes=ON_M, prepare=ready, **more)
 
 
 def peer(name: str, folder: str, scenario: str, **more: object) -> Case:
@@ -89,6 +107,17 @@ ON_M = ("M",)
 CASES = [
     own(SCAN, "bare_scan", "{data}", "plain", sizes=ALL),
     own(OURS, "ours", "plain", "{data}", sizes=ALL),
+    own(f"{OURS}, contracts unchecked", "ours", "unchecked", "{data}"),
+    own(f"{OURS}, CUPED", "ours", "cuped", "{data}", scenario="cuped"),
+    own("one pass in portable expressions", "definition", "portable", "{data}", scenario="totals"),
+    own("one pass in hand-written SQL", "definition", "sql", "{data}", scenario="totals"),
+    day("look on day 28", "look", "28"),
+    day("day 28 from all events", "rebuild", "28"),
+    day("look on day 2", "look", "2"),
+    night("night of 1 experiment", "plain", "1"),
+    night("night of 1 experiment, in Dagster", "night", "1"),
+    night("night of 20 experiments", "plain", "20"),
+    night("night of 1,000 experiments, in Dagster", "night", "1000", most_rounds=1),
     own(f"{SCAN}, {REPEATED}", "bare_scan", "{data}", "plain", sizes=ALL, repeated=True),
     own(f"{SCAN} with ids, {REPEATED}", "bare_scan", "{data}", "ids", sizes=ALL, repeated=True),
     own(f"{OURS}, {REPEATED}", "ours", "dedup", "{data}", sizes=ALL, repeated=True),
@@ -124,6 +153,56 @@ TARGETS = [
         base=f"{SCAN}, {REPEATED}",
     ),
     Target(what="M: peak memory", case=OURS, at_most=500, key="peak_mb"),
+    Target(
+        what="M: contracts, time with them against without (15 % of the whole)",
+        case=OURS,
+        at_most=1 / 0.85,
+        base=f"{OURS}, contracts unchecked",
+    ),
+    Target(
+        what="M: portable definition against hand-written SQL",
+        case="one pass in portable expressions",
+        at_most=1.4,
+        base="one pass in hand-written SQL",
+    ),
+    Target(
+        what="look on day 28, CPU against all events at once",
+        case="look on day 28",
+        at_most=0.2,
+        base="day 28 from all events",
+        key="cpu_seconds",
+    ),
+    Target(
+        what="look on day 28, time against day 2 (as many new events)",
+        case="look on day 28",
+        at_most=1.5,
+        base="look on day 2",
+    ),
+    Target(what="look on day 28: peak memory", case="look on day 28", at_most=400, key="peak_mb"),
+    Target(
+        what="night of 1,000 experiments over 10 million unit rows",
+        case="night of 1,000 experiments, in Dagster",
+        at_most=120,
+    ),
+    Target(
+        what="the same: peak memory",
+        case="night of 1,000 experiments, in Dagster",
+        at_most=2_000,
+        key="peak_mb",
+    ),
+    Target(
+        what="20 experiments on the same events, against 1",
+        case="night of 20 experiments",
+        at_most=5,
+        base="night of 1 experiment",
+    ),
+    Target(
+        what="a night in Dagster less the same calls without it",
+        case="night of 1 experiment, in Dagster",
+        at_most=3,
+        base="night of 1 experiment",
+        is_difference=True,
+    ),
     Target(
         what="L: time per event against M",
         case=OURS,

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -97,7 +98,18 @@ def _is_built(folder: Path, batch: Batch, table: LandedTable) -> bool:
         return False
     if index["landed"] != table.sha256:
         return False
-    return all(is_whole(folder / name, written) for name, written in index["files"].items())
+    return all(_is_as_written(folder / name, written) for name, written in index["files"].items())
+
+
+def _is_as_written(path: Path, written: Any) -> bool:
+    """Whether a file is the one that was written; its bytes are read only if it looks touched."""
+    try:
+        stat = path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (written["size"], written["modified_ns"]):
+            return True
+    except (FileNotFoundError, TypeError):
+        return False
+    return is_whole(path, written["sha256"])
 
 
 def _build_batch(
@@ -123,6 +135,12 @@ def _build_batch(
                 native.collect().write_parquet(temporary, compression="zstd")
             else:
                 native.write_parquet(str(temporary), compression="zstd")
-            files[f"{kind}/{name}"] = sha256_file(temporary)
+            digest = sha256_file(temporary)
+        stat = target.stat()
+        files[f"{kind}/{name}"] = {
+            "sha256": digest,
+            "size": stat.st_size,
+            "modified_ns": stat.st_mtime_ns,
+        }
     index = {"landed": table.sha256, "files": files}
     write_bytes(folder / f"{batch.sequence:06d}.json", canonical_json(index))

@@ -41,8 +41,7 @@ from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Batch, LandedTable, Manifest
 
 IDENTITY = ("unit", "arm", "exposed_at", "is_pre_missing")
-CHUNK_UNITS = 65_536
-_DAY = "_day"
+CHUNK_UNITS = 122_880  # a row group of the files of unit rows
 EVERYTHING_CLOSED = dt.datetime(9000, 1, 1)  # noqa: DTZ001 - naive UTC, as the rows are
 
 
@@ -113,6 +112,7 @@ class Frames:
         self.events = events
         self.days = days
         self.memo: dict[Any, Any] = {}
+        self.only_needed = False
         self._loaded = {"user_frame": user, "ratio_frame": ratio}
 
     @property
@@ -130,19 +130,18 @@ class Frames:
         return self.ratio if metric.is_ratio else self.user
 
     def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Some columns of both frames, by day of first exposure and unit, days put together.
+        """Some columns of both frames, `CHUNK_UNITS` rows at a time.
 
-        The cuts depend on the units alone, so sums over chunks add up in the same order however
-        the frames were made.
+        Units come by day of first exposure and by unit, so sums over chunks add up in the same
+        order however the frames were made.
         """
         if self.kept is not None and self._loaded["user_frame"] is None:
-            return _gathered(self.kept.by_day(columns))
+            yield from _cut(self.kept.parts(columns))
+            return
         own = [name for name in columns if name in self.user.columns]
         parts = [name for name in columns if name not in own and name in self.ratio.columns]
         both = self.user.select(own).hstack(self.ratio.select(parts))
-        both = both.with_columns(self.user["exposed_at"].dt.date().alias(_DAY))
-        days = both.partition_by(_DAY, maintain_order=True, include_key=False)
-        return _gathered(days)
+        yield from both.iter_slices(CHUNK_UNITS)
 
     def _load(self, kind: str) -> pl.DataFrame:
         frame = self._loaded[kind]
@@ -153,15 +152,16 @@ class Frames:
         return frame
 
 
-def _gathered(days: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    waiting: list[pl.DataFrame] = []
-    for day in days:
-        waiting.append(day)
-        if sum(frame.height for frame in waiting) >= CHUNK_UNITS:
-            yield pl.concat(waiting)
-            waiting = []
-    if waiting:
-        yield pl.concat(waiting)
+def _cut(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in pieces of `CHUNK_UNITS`."""
+    waiting: pl.DataFrame | None = None
+    for part in parts:
+        waiting = part if waiting is None else pl.concat([waiting, part])
+        while waiting.height >= CHUNK_UNITS:
+            yield waiting.head(CHUNK_UNITS)
+            waiting = waiting.slice(CHUNK_UNITS)
+    if waiting is not None and waiting.height:
+        yield waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,19 +172,29 @@ class KeptFrames:
     files: tuple[Path, ...]
     horizons: dict[str, dt.datetime]
 
-    def rows(self, files: Sequence[Path] | None = None) -> pl.LazyFrame:
+    def rows(self, *, start: int = 0, length: int | None = None) -> pl.LazyFrame:
         """All exposed units, those of two arms included, as the look sees them."""
-        listed = list(self.files if files is None else files)
-        slug = pl.col("experiment") == self.experiment.slug
-        return rows_as_of(
-            self.experiment, pl.scan_parquet(listed, glob=False).filter(slug), self.horizons
-        )
+        scan = pl.scan_parquet(list(self.files), glob=False).slice(start, length)
+        own = scan.filter(pl.col("experiment") == self.experiment.slug)
+        return rows_as_of(self.experiment, own, self.horizons)
 
-    def by_day(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Some columns of the units of one arm, per day of first exposure."""
-        for file in self.files:
-            single = self.rows([file]).filter(pl.col("n_arms") == 1)
-            yield single.select(columns).collect()
+    def parts(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of the units of one arm, some rows at a time."""
+        for scan in self._scans():
+            yield scan.filter(pl.col("n_arms") == 1).select(columns).collect()
+
+    def slices(self) -> Iterator[pl.DataFrame]:
+        """All columns of all exposed units, some rows at a time."""
+        for scan in self._scans():
+            yield scan.collect()
+
+    def _scans(self) -> Iterator[pl.LazyFrame]:
+        if not self.files:
+            return
+        scan = pl.scan_parquet(list(self.files), glob=False)
+        height = scan.select(pl.len()).collect().item()
+        for start in range(0, height, CHUNK_UNITS):
+            yield self.rows(start=start, length=CHUNK_UNITS)
 
     def load(self, kind: str) -> pl.DataFrame:
         """One of both frames as a whole."""
@@ -282,8 +292,7 @@ class _Build:
             extra = extra_frames(duck, experiment, who, tables, self.as_of)
             rows = outcome_rows(duck, experiment, who, tables)
         counts = _counts(experiment, rows.lazy())
-        frames = _split(experiment, rows)
-        _validate(experiment, frames)
+        frames = validate_frames(experiment, rows.filter(pl.col("n_arms") == 1))
         paths, digests = self._write(frames | extra)
         inputs = {table.path: table.sha256 for _, table in exposures}
         for part in partials.values():
@@ -323,7 +332,11 @@ class _Build:
         info = self._info(counts, shard.state.inputs, digests, paths)
         info = replace(info, unit_rows=listed, views=frame_views(experiment, naive))
         self._publish(info)
-        eager = {} if in_memory is None else _split(experiment, rows.collect())
+        eager: dict[str, pl.DataFrame] = {}
+        if in_memory is not None:
+            single = rows.filter(pl.col("n_arms") == 1).collect()
+            names = frame_columns(experiment)
+            eager = {kind: single.select(columns) for kind, columns in names.items()}
         return Frames(
             info=info,
             user=eager.get("user_frame"),
@@ -362,12 +375,14 @@ class _Build:
         closed = dict.fromkeys(self.horizons, EVERYTHING_CLOSED)
         files = tuple(self.manifest.layout.root / name for name in new)
         if in_memory is None:
-            rows = KeptFrames(experiment=self.experiment, files=files, horizons=closed).rows()
+            kept = KeptFrames(experiment=self.experiment, files=files, horizons=closed)
+            parts = kept.slices()
         else:
             days = [dt.date.fromisoformat(file.name[:10]) for file in files]
             changed = in_memory.lazy().filter(pl.col("exposed_at").dt.date().is_in(days))
-            rows = rows_as_of(self.experiment, changed, closed)
-        _validate(self.experiment, _split(self.experiment, rows.collect()))
+            parts = iter([rows_as_of(self.experiment, changed, closed).collect()])
+        for part in parts:
+            validate_frames(self.experiment, part.filter(pl.col("n_arms") == 1))
 
     def _write(self, frames: dict[str, pl.DataFrame]) -> tuple[dict[str, str], dict[str, str]]:
         """Write frames to files of their own; paths below the storage root, and hashes."""
@@ -497,8 +512,17 @@ def read_current_frames(layout: Layout, experiment: Experiment) -> Frames:
     )
 
 
-def _validate(experiment: Experiment, frames: dict[str, pl.DataFrame]) -> None:
-    """Check both contracts, so that each frame's own check can say how it went."""
+def validate_frames(experiment: Experiment, units: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Cut units of one arm into both frames, and check both contracts.
+
+    Args:
+        experiment: The plan.
+        units: All columns of `frame_columns`.
+
+    Raises:
+        FramesContractError: Saying for each frame how it went.
+    """
+    frames = {kind: units.select(names) for kind, names in frame_columns(experiment).items()}
     broken: dict[str, dict[str, int]] = {}
     for kind, check in (
         ("user_frame", validate_user_frame),
@@ -510,12 +534,7 @@ def _validate(experiment: Experiment, frames: dict[str, pl.DataFrame]) -> None:
             broken[kind] = error.cases
     if broken:
         raise FramesContractError(experiment.slug, broken)
-
-
-def _split(experiment: Experiment, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Units of exactly one arm, in the two published shapes."""
-    single = rows.filter(pl.col("n_arms") == 1)
-    return {kind: single.select(names) for kind, names in frame_columns(experiment).items()}
+    return frames
 
 
 def frame_columns(experiment: Experiment) -> dict[str, list[str]]:

@@ -42,7 +42,8 @@ from experiments_dagster.storage.errors import BusyError, StorageError
 from experiments_dagster.storage.manifest import Manifest
 
 SHARD_SIZE = 64
-EAGER_ROWS = 1_500_000
+# Rows of one member and of a whole shard that are read into memory at once.
+MEMBER_ROWS, SHARD_ROWS = 100_000, 2_000_000
 KEPT_AFTER_LAST_LOOK = dt.timedelta(days=60)
 
 
@@ -76,11 +77,12 @@ class Shard:
         """
         if self._by_member is None:
             self._by_member = {}
-            if self.files() and sum(cohort.rows for cohort in self.cohorts()) <= EAGER_ROWS:
-                rows = pl.read_parquet(self.files(), glob=False)
-                parts = rows.partition_by("experiment", as_dict=True, maintain_order=True)
+            rows = sum(cohort.rows for cohort in self.cohorts())
+            if 0 < rows <= min(len(self.members) * MEMBER_ROWS, SHARD_ROWS):
+                table = pl.read_parquet(self.files(), glob=False)
+                parts = table.partition_by("experiment", as_dict=True, maintain_order=True)
                 self._by_member = {str(key[0]): part for key, part in parts.items()}
-                self._nothing = rows.clear()
+                self._nothing = table.clear()
         if self._nothing is None:
             return None
         return self._by_member.get(slug, self._nothing)

@@ -208,7 +208,9 @@ def compare_sums(
     else:
         plain = compare_means(*pair, column="y", alpha=alpha)
     task = Task(metric.name, arm, part)
-    lines, residuals = sums.lines[task], sums.residuals[task]
+    lines, residuals = sums.lines[task], sums.residuals.get(task)
+    if residuals is None:
+        return MetricResult(metric=metric, arm=arm, plain=plain, adjusted=None)
     adjusted = None
     if experiment.adjusts:
         deciding = adjusted_from_sums(lines, residuals, plain, pair, alpha=alpha)

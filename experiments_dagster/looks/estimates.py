@@ -30,7 +30,7 @@ from experiments_dagster.looks.contrasts import (
 )
 from experiments_dagster.looks.records import Adjustment, Effect, Role
 from experiments_dagster.looks.sums import EVERYBODY, Sums
-from experiments_dagster.looks.unit_sums import sums_of
+from experiments_dagster.looks.unit_sums import UnitChunks, sums_of
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import critical_value
 from experiments_dagster.stats.moments import ArmMoments
@@ -58,12 +58,15 @@ def roles(experiment: Experiment) -> list[tuple[Metric, Role]]:
     ]
 
 
-def estimate_metrics(experiment: Experiment, inputs: Inputs, *, cap: float | None) -> Estimates:
+def estimate_metrics(
+    experiment: Experiment, inputs: Inputs | UnitChunks, *, cap: float | None
+) -> Estimates:
     """Estimate every metric of every treatment arm against the control.
 
     Args:
         experiment: Metrics, arms, estimator and alpha.
-        inputs: The unit frames, or the moments, as of the look.
+        inputs: The unit frames, or the moments, as of the look. Chunks of units do where the plan
+            is additive.
         cap: Largest value of the primary metric that counts; None for no cap.
     """
     effects: list[Effect] = []
@@ -197,7 +200,7 @@ class _Found:
 
 def _results(
     experiment: Experiment,
-    inputs: Inputs,
+    inputs: Inputs | UnitChunks,
     metric: Metric,
     *,
     cap: float | None,
@@ -215,6 +218,7 @@ def _results(
         return _Found(n_mature=n, by_arm=by_arm)
     if experiment.is_additive:
         return _from_sums(experiment, sums_of(experiment, inputs, cap=plan_cap), metric)
+    assert isinstance(inputs, Frames)
     try:
         rows = metric_rows(metric, inputs, cap=cap)
     except EstimationError as error:

@@ -111,12 +111,14 @@ class Engine(Protocol):
         """Residual sums of control and treatment of every contrast."""
 
 
-def collect_sums(experiment: Experiment, engine: Engine) -> Sums:
+def collect_sums(experiment: Experiment, engine: Engine, *, only_needed: bool = False) -> Sums:
     """Both passes of an additive plan.
 
     Args:
         experiment: Metrics, arms, estimator and segments.
         engine: Adds up over units.
+        only_needed: Leave out the second pass where it would only give the skewness of plain
+            contrasts.
     """
     counts, moments = engine.first_pass()
     moments = moments | _rest_of_levels(experiment, moments)
@@ -127,6 +129,8 @@ def collect_sums(experiment: Experiment, engine: Engine) -> Sums:
             found = _lines(experiment, metrics[name], arms, arm)
             if found is not None:
                 lines[Task(name, arm, part)] = found
+    if only_needed and not experiment.adjusts:
+        return Sums(counts=counts, moments=moments, lines=lines, residuals={})
     residuals = engine.second_pass(lines)
     while isolated := {task for task, sums in residuals.items() if _is_isolated(lines[task], sums)}:
         fewer = {task: _without_last(experiment, task, lines[task], moments) for task in isolated}

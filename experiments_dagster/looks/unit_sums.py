@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from zoneinfo import ZoneInfo
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.resolve import Experiment
-from experiments_dagster.frames.unit_frames import Frames
 from experiments_dagster.looks.sums import (
     EVERYBODY,
     MISSING,
@@ -26,25 +24,48 @@ from experiments_dagster.looks.sums import (
     covariate_names,
     outcome_names,
 )
-from experiments_dagster.stats.methods.moments.regression import ContrastLines, ResidualSums
+from experiments_dagster.stats.methods.moments.regression import (
+    ArmLine,
+    ContrastLines,
+    ResidualSums,
+)
 from experiments_dagster.stats.moments import ArmMoments
 
 Vector = NDArray[np.float64]
-Rows = NDArray[np.intp]
 NO_LEVEL = "missing"  # as `units.covariates.text_labels`
 
 
-def sums_of(experiment: Experiment, frames: Frames, *, cap: float | None) -> Sums:
+class UnitChunks(Protocol):
+    """Unit frames that can be read in chunks, such as `unit_frames.Frames`."""
+
+    memo: dict[Any, Any]
+    only_needed: bool
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns, some rows at a time."""
+
+
+def sums_of(experiment: Experiment, frames: UnitChunks, *, cap: float | None) -> Sums:
     """The sums of an additive plan, computed once per set of frames."""
     key = ("sums", experiment.plan_hash, cap)
     if key not in frames.memo:
         engine = UnitEngine(experiment, frames, cap=cap)
-        frames.memo[key] = collect_sums(experiment, engine)
+        frames.memo[key] = collect_sums(experiment, engine, only_needed=frames.only_needed)
     found: Sums = frames.memo[key]
     return found
 
 
-def counts_of(experiment: Experiment, frames: Frames) -> Counts:
+def columns_of(experiment: Experiment) -> list[str]:
+    """The columns of unit frames that sums are made of."""
+    columns = ["arm", "exposed_at", MISSING, f"pre_{experiment.primary.columns[0][0]}"]
+    columns += [f"segment_{segment}" for segment in experiment.segments]
+    for metric in experiment.metrics:
+        columns += [name for name, _ in metric.columns]
+        columns += covariate_names(experiment, metric)
+    return list(dict.fromkeys(columns))
+
+
+def counts_of(experiment: Experiment, frames: UnitChunks) -> Counts:
     """The counts alone."""
     counts = Counts()
     history = f"pre_{experiment.primary.columns[0][0]}"
@@ -64,7 +85,7 @@ class UnitEngine:
         cap: Largest value of the primary metric that counts; None for no cap.
     """
 
-    def __init__(self, experiment: Experiment, frames: Frames, *, cap: float | None) -> None:
+    def __init__(self, experiment: Experiment, frames: UnitChunks, *, cap: float | None) -> None:
         self.experiment = experiment
         self.frames = frames
         self.cap = cap
@@ -90,24 +111,24 @@ class UnitEngine:
         self, wanted: Mapping[Task, ContrastLines]
     ) -> dict[Task, tuple[ResidualSums, ResidualSums]]:
         """Residual sums of control and treatment of every contrast."""
-        found = {task: (ResidualSums(), ResidualSums()) for task in wanted}
+        sides = {
+            task: (
+                _Side(task.metric, task.part, self.experiment.control, lines.control),
+                _Side(task.metric, task.part, task.arm, lines.treatment),
+            )
+            for task, lines in wanted.items()
+        }
+        # The control's line is often the same for every treatment.
+        found = {side: ResidualSums() for pair in sides.values() for side in pair}
         for chunk in self._chunks():
-            for task, lines in wanted.items():
-                metric, arms = self.metrics[task.metric], (self.experiment.control, task.arm)
-                sides = zip(arms, (lines.control, lines.treatment), found[task], strict=True)
-                control, treatment = (
-                    known + line.sums(*self._arrays(chunk, metric, task.part, arm, line.covariates))
-                    for arm, line, known in sides
-                )
-                found[task] = control, treatment
-        return found
+            for side in found:
+                metric, line = self.metrics[side.metric], side.line
+                arrays = self._arrays(chunk, metric, side.part, side.arm, line.covariates)
+                found[side] += line.sums(*arrays)
+        return {task: (found[pair[0]], found[pair[1]]) for task, pair in sides.items()}
 
     def _chunks(self) -> Iterator[_Chunk]:
-        names = [name for metric in self.metrics.values() for name, _ in metric.columns]
-        columns = ["arm", "exposed_at", MISSING]
-        columns += [f"segment_{segment}" for segment in self.experiment.segments]
-        columns += [*names, *(f"pre_{name}" for name in names)]
-        for frame in self.frames.chunks(columns):
+        for frame in self.frames.chunks(columns_of(self.experiment)):
             yield _Chunk(frame, tuple(self.experiment.variants))
 
     def _arrays(
@@ -117,10 +138,9 @@ class UnitEngine:
         rows = chunk.rows(arm, part, metric)
         cap = self.cap if metric.name == self.experiment.primary.name else None
         of_history = covariate_cap(self.experiment, metric, cap)
-        outcomes = [_capped(chunk.values(name)[rows], cap) for name, _ in metric.columns]
+        outcomes = [chunk.picked(name, rows, cap) for name, _ in metric.columns]
         used = [
-            _capped(chunk.values(name)[rows], None if name == MISSING else of_history)
-            for name in covariates
+            chunk.picked(name, rows, None if name == MISSING else of_history) for name in covariates
         ]
         return outcomes, used
 
@@ -144,9 +164,36 @@ class UnitEngine:
         return {arm: ArmMoments.empty(columns) for arm in self.experiment.variants}
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One arm of a contrast; two are the same where their lines are, number for number."""
+
+    metric: str
+    part: Part
+    arm: str
+    line: ArmLine
+
+    def __hash__(self) -> int:
+        return hash((self.metric, self.part, self.arm, self.line.key))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Side):
+            return NotImplemented
+        mine = (self.metric, self.part, self.arm, self.line.key)
+        return mine == (other.metric, other.part, other.arm, other.line.key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Rows of one arm and part, known by name."""
+
+    key: tuple[Any, ...]
+    at: NDArray[np.intp]
+
+
 @dataclass(slots=True)
 class _Chunk:
-    """Some units, with their columns as arrays and the rows of every part, found once."""
+    """Some units, with columns and the rows of every part as arrays, each made once."""
 
     frame: pl.DataFrame
     arms: tuple[str, ...]
@@ -154,59 +201,98 @@ class _Chunk:
 
     def values(self, name: str) -> Vector:
         """A column as doubles, NaN where it is null."""
-        if name not in self._found:
-            self._found[name] = self.frame[name].cast(pl.Float64).to_numpy()
-        return self._found[name]  # type: ignore[no-any-return]
+        return self._once(("values", name), lambda: _doubles(self.frame[name]))  # type: ignore[no-any-return]
 
-    def of_arm(self, arm: str) -> Rows:
-        """Rows of one arm."""
-        return self._rows(("arm", arm), (self.frame["arm"] == arm).to_numpy)
+    def picked(self, name: str, rows: _Rows, cap: float | None) -> Vector:
+        """A column at some rows, values above the cap counted as the cap."""
+
+        def pick() -> Vector:
+            values = self.values(name)[rows.at]
+            return values if cap is None else np.minimum(values, cap)
+
+        return self._once(("picked", name, rows.key, cap), pick)  # type: ignore[no-any-return]
+
+    def of_arm(self, arm: str) -> NDArray[np.bool_]:
+        """Whether each unit is of an arm."""
+        return self.arm_codes() == self.arms.index(arm)  # type: ignore[no-any-return]
+
+    def arm_codes(self) -> NDArray[np.uint8]:
+        """The arm of every unit as its place among the arms."""
+        return self._once("arms", lambda: _codes(self.frame["arm"], self.arms))  # type: ignore[no-any-return]
 
     def levels(self, segment: str) -> list[str]:
         """The levels of a segment, sorted."""
-        return sorted(self._labels(segment).unique().to_list())
+        return self._once(("levels", segment), lambda: sorted(self._labels(segment).unique()))  # type: ignore[no-any-return]
 
-    def rows(self, arm: str, part: Part, metric: Metric) -> Rows:
+    def level_codes(self, segment: str) -> NDArray[np.uint32]:
+        """The level of every unit as its place among the chunk's levels."""
+        levels = self.levels(segment)
+        return self._once(  # type: ignore[no-any-return]
+            ("codes", segment), lambda: _codes(self._labels(segment), tuple(levels))
+        )
+
+    def rows(self, arm: str, part: Part, metric: Metric) -> _Rows:
         """Rows of one arm and part whose window is closed."""
         key = ("rows", arm, part, metric.maturity_days, metric.parts[0].source)
-        return self._rows(key, lambda: self._selected(arm, part, metric))
-
-    def _rows(self, key: tuple[Any, ...], select: Any) -> Rows:
-        if key not in self._found:
-            self._found[key] = np.flatnonzero(select())
-        return self._found[key]  # type: ignore[no-any-return]
+        return self._once(  # type: ignore[no-any-return]
+            key, lambda: _Rows(key, np.flatnonzero(self._selected(arm, part, metric)))
+        )
 
     def _selected(self, arm: str, part: Part, metric: Metric) -> NDArray[np.bool_]:
-        keep = (self.frame["arm"] == arm) & self.frame[metric.columns[0][0]].is_not_null()
-        if part.segment is not None:
-            is_level = self._labels(part.segment) == part.level
-            keep &= is_level if part.inside else ~is_level
-        return keep.to_numpy()
+        keep = self.of_arm(arm)
+        outcome = self.frame[metric.columns[0][0]]
+        if outcome.null_count():
+            keep = keep & outcome.is_not_null().to_numpy()
+        if part.segment is not None and part.level is not None:
+            levels = self.levels(part.segment)
+            place = levels.index(part.level) if part.level in levels else len(levels)
+            is_level = self.level_codes(part.segment) == place
+            keep = keep & (is_level if part.inside else ~is_level)
+        return keep
 
     def _labels(self, segment: str) -> pl.Series:
         return self.frame[f"segment_{segment}"].fill_null(NO_LEVEL)
 
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
+
+
+def _doubles(column: pl.Series) -> Vector:
+    return column.cast(pl.Float64).to_numpy()
+
+
+def _codes(column: pl.Series, names: tuple[str, ...]) -> NDArray[Any]:
+    return column.cast(pl.Enum(names)).to_physical().to_numpy()
+
 
 def _count(experiment: Experiment, chunk: _Chunk, counts: Counts) -> None:
-    zone = ZoneInfo(experiment.timezone)
-    day = pl.col("exposed_at").dt.convert_time_zone(zone.key).dt.date()
-    for at, arm, n in chunk.frame.group_by(day, "arm").len().iter_rows():
+    days = chunk.frame["exposed_at"].dt.convert_time_zone(experiment.timezone).dt.date()
+    for at, arm, n in _tally(days, chunk.arm_codes(), chunk.arms):
         _add_count(counts.by_day.setdefault(at, {}), arm, n)
     for segment in experiment.segments:
-        levels = counts.by_level.setdefault(segment, {})
-        column = pl.col(f"segment_{segment}").fill_null(NO_LEVEL)
-        for level, arm, n in chunk.frame.group_by(column, "arm").len().iter_rows():
-            _add_count(levels.setdefault(level, {}), arm, n)
+        by_level = counts.by_level.setdefault(segment, {})
+        codes = pl.Series(chunk.level_codes(segment))
+        names = chunk.levels(segment)
+        for place, arm, n in _tally(codes, chunk.arm_codes(), chunk.arms):
+            _add_count(by_level.setdefault(names[place], {}), arm, n)
     history = f"pre_{experiment.primary.columns[0][0]}"
+    is_missing = chunk.frame[MISSING].to_numpy()
     for arm in experiment.variants:
-        rows = chunk.of_arm(arm)
-        _add_count(counts.missing, arm, int(chunk.values(MISSING)[rows].sum()))
-        own = ArmMoments.from_arrays(**{history: chunk.values(history)[rows]})
+        is_arm = chunk.of_arm(arm)
+        _add_count(counts.missing, arm, int(np.count_nonzero(is_missing & is_arm)))
+        own = ArmMoments.from_arrays(**{history: chunk.values(history)[is_arm]})
         counts.history[arm] = counts.history[arm] + own if arm in counts.history else own
 
 
-def _capped(values: Vector, cap: float | None) -> Vector:
-    return values if cap is None else np.minimum(values, cap)
+def _tally(
+    keys: pl.Series, codes: NDArray[np.uint8], arms: tuple[str, ...]
+) -> Iterator[tuple[Any, str, int]]:
+    """Units per key and arm."""
+    table = pl.DataFrame({"key": keys, "arm": codes})
+    for key, code, n in table.group_by("key", "arm").len().iter_rows():
+        yield key, arms[code], n
 
 
 def _add_count(counts: dict[str, int], key: str, n: int) -> None:

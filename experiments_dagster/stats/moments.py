@@ -116,7 +116,7 @@ class ArmMoments:
                 n=n,
                 columns=tuple(arrays),
                 means=means,
-                cross=values @ values.T,
+                cross=_products(values),
                 mean_rest=rest,
             )
 
@@ -207,6 +207,20 @@ class ArmMoments:
             msg = f"no column {column!r}; known: {', '.join(self.columns)}"
             raise KeyError(msg)
         return self.columns.index(column)
+
+
+def _products(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of products of every two rows, shape (k, k).
+
+    Added up pairwise: more exact than a matrix product, and as fast for few rows. Threads of the
+    linear algebra would fight over short ones.
+    """
+    k = len(values)
+    cross = np.empty((k, k))
+    for a in range(k):
+        for b in range(a + 1):
+            cross[a, b] = cross[b, a] = (values[a] * values[b]).sum()
+    return cross
 
 
 def _rest(arm: ArmMoments) -> NDArray[np.float64]:

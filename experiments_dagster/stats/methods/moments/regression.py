@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,12 @@ class ArmLine:
     target: Vector
     variance: float
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The same for lines that are the same, number for number."""
+        arrays = (self.means, self.whiten, self.slopes, self.target)
+        return (self.n, self.outcome, self.level, self.covariates, *(a.tobytes() for a in arrays))
+
     def sums(self, outcome: Sequence[Vector], covariates: Sequence[Vector]) -> ResidualSums:
         """Add up over some units of the arm.
 
@@ -98,8 +105,9 @@ class ArmLine:
         squares = scores * scores
         return ResidualSums(
             squares=float(squares.sum()),
-            cubes=float(squares @ scores),
-            with_outcome=float(scores @ deviations),
+            # Not as dot products: threads of the linear algebra would fight over small arrays.
+            cubes=float((squares * scores).sum()),
+            with_outcome=float((scores * deviations).sum()),
             max_leverage=largest,
         )
 

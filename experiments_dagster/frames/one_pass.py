@@ -1,0 +1,210 @@
+"""Window totals of one experiment in one pass over its events, without partial aggregates.
+
+Written once as narwhals lazy expressions, as `definitions` is, and equal to it: the columns are
+those of `window_totals`, so `unit_frame` goes on top. Looks that repeat every day read partials;
+this is for one analysis of a large table, and for engines that hold the events themselves.
+
+    scan        only the events that some total counts
+    join        first exposures, with the limits of all windows once per unit
+    aggregate   one row per unit; units without events get 0
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import narwhals as nw
+
+from experiments_dagster.config.metrics import Measure
+from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.definitions import (
+    Frame,
+    WindowTotal,
+    _instant,
+    unit_frame,
+    with_text_columns,
+)
+from experiments_dagster.frames.row_plan import totals_of
+
+MISSING = "is_pre_missing"
+
+
+def experiment_units(
+    experiment: Experiment,
+    exposures: Frame,
+    events: Mapping[str, Frame],
+    horizons: Mapping[str, dt.datetime],
+    *,
+    deduplicate: bool = False,
+    with_history: bool = True,
+) -> Frame:
+    """All exposed units with outcomes and covariates of every metric, as of a look.
+
+    Args:
+        experiment: Metrics of closed windows, and the covariate window.
+        exposures: `first_exposures` of the experiment.
+        events: By source, as `one_pass_totals` takes them.
+        horizons: Up to when each source speaks, naive UTC. A source without one has no events:
+            its windows are open and nothing is known of their history.
+        deduplicate: As in `one_pass_totals`.
+        with_history: Without it nothing before exposure is read: every pre-period is missing.
+
+    Returns:
+        The columns of `exposures`, outcomes, pre_* and is_pre_missing.
+    """
+    frame = exposures.with_columns(nw.lit(value=True).alias(MISSING))
+    metrics = {metric.name: metric for metric in experiment.metrics}.values()
+    for source in sorted({metric.parts[0].source for metric in metrics}):
+        own = [metric for metric in metrics if metric.parts[0].source == source]
+        totals = {total.name: total for total in totals_of(experiment, source)}
+        if source not in horizons:
+            frame = frame.with_columns(*_nothing_known(totals))
+            continue
+        measures = [part for metric in own for part in metric.parts]
+        frame = one_pass_totals(
+            frame.rename({MISSING: "_missing_elsewhere"}),
+            events[source],
+            measures,
+            [total for total in totals.values() if with_history or total.start_day >= 0],
+            deduplicate=deduplicate,
+        )
+        if not with_history:
+            past = [name for name, total in totals.items() if total.start_day < 0]
+            frame = frame.with_columns(*(nw.lit(0.0).alias(name) for name in past))
+        frame = (
+            unit_frame(frame, own, horizons[source])
+            .with_columns(nw.col(MISSING) & nw.col("_missing_elsewhere"))
+            .drop("_missing_elsewhere")
+        )
+    return frame
+
+
+def _nothing_known(totals: Iterable[str]) -> list[nw.Expr]:
+    """Open outcomes and empty histories."""
+    is_history = {name: name.startswith(("pre_", "lag_", "cap_basis_")) for name in totals}
+    return [
+        nw.lit(0.0 if history else None, dtype=nw.Float64).alias(name)
+        for name, history in is_history.items()
+    ]
+
+
+def one_pass_totals(
+    exposures: Frame,
+    events: Frame,
+    measures: Iterable[Measure],
+    totals: Sequence[WindowTotal],
+    *,
+    deduplicate: bool = False,
+) -> Frame:
+    """Per exposed unit, one Float64 column per window total; units without events get 0.
+
+    Args:
+        exposures: Columns unit, exposed_at; one row per unit.
+        events: Columns unit, occurred_at (naive UTC), event, value, then properties; event_id too
+            where `deduplicate`. Landed files, or a warehouse's table under these names.
+        measures: Among them what the totals add up.
+        totals: What to add up over which days; at least one.
+        deduplicate: Count rows of a unit with one event_id once. Such rows must be equal, as
+            repeated deliveries are: which of them counts is not defined.
+
+    Returns:
+        The columns of `exposures`, then one per total.
+    """
+    by_key = {measure.key: measure for measure in measures}
+    used = {total.measure: by_key[total.measure] for total in totals}
+    # Metrics may share a total, such as a count and the proportion of units above zero.
+    once = {replace(total, name=""): total for total in reversed(totals)}
+    low, high = _reach(totals)
+    within = nw.col("occurred_at") >= nw.col(low.low), nw.col("occurred_at") < nw.col(high.high)
+    counted = (
+        _wanted(events, used.values())
+        .join(_with_limits(exposures, [*totals, low, high]), on="unit", how="inner")
+        .filter(*within)
+    )
+    inside = {total.name: _inside(total, low, high) for total in once.values()}
+    if deduplicate:
+        counted = _distinct(counted, used.values(), list(once.values()), inside)
+    summed = counted.group_by("unit").agg(
+        *(_total(total, used[total.measure], inside[total.name]) for total in once.values())
+    )
+    same = {total.name: once[replace(total, name="")].name for total in totals}
+    return exposures.join(summed, on="unit", how="left").select(
+        *exposures.collect_schema().names(),
+        *(nw.col(first).fill_null(0.0).alias(name) for name, first in same.items()),
+    )
+
+
+def _reach(totals: Sequence[WindowTotal]) -> tuple[WindowTotal, WindowTotal]:
+    """Totals with the first start and the last end: outside of them nothing counts.
+
+    Where some windows are cut by `until` and others not, the cut does not hold for all.
+    """
+    first = min(totals, key=lambda total: total.start_day)
+    last = max(totals, key=lambda total: total.end_day)
+    if len({total.until for total in totals}) > 1:
+        last = replace(last, until=None)
+    return first, last
+
+
+def _with_limits(exposures: Frame, totals: Iterable[WindowTotal]) -> Frame:
+    """The units with all window limits: interval arithmetic per event costs more than the join."""
+    limits: dict[str, nw.Expr] = {}
+    for total in totals:
+        limits[total.low] = _instant(total.start_day, None)
+        limits[total.high] = _instant(total.end_day, total.until)
+    return exposures.select("unit", *(limits[name].alias(name) for name in sorted(limits)))
+
+
+def _wanted(events: Frame, measures: Iterable[Measure]) -> Frame:
+    """The events that some measure counts.
+
+    A chain of conditions: `is_in` becomes a search in a list per row on DuckDB.
+    """
+    used = list(measures)
+    is_wanted = nw.lit(value=False)
+    for event in sorted({event for measure in used for event in measure.events}):
+        is_wanted = nw.when(nw.col("event") == event).then(nw.lit(value=True)).otherwise(is_wanted)
+    properties = [name for measure in used for name in measure.where]
+    return with_text_columns(events, properties).filter(is_wanted)
+
+
+def _inside(total: WindowTotal, low: WindowTotal, high: WindowTotal) -> list[nw.Expr]:
+    """What an event must meet besides the reach of all windows."""
+    at = nw.col("occurred_at")
+    conditions = [] if total.low == low.low else [at >= nw.col(total.low)]
+    return conditions if total.high == high.high else [*conditions, at < nw.col(total.high)]
+
+
+def _distinct(
+    counted: Frame,
+    measures: Iterable[Measure],
+    totals: Sequence[WindowTotal],
+    inside: dict[str, list[nw.Expr]],
+) -> Frame:
+    """One row per unit and event id, with the columns that the totals read."""
+    columns = {"event", "value"} | {name for measure in measures for name in measure.where}
+    if any(inside.values()):
+        columns |= {"occurred_at"} | {name for total in totals for name in (total.low, total.high)}
+    return counted.group_by("unit", "event_id").agg(nw.col(*sorted(columns)).any_value())
+
+
+def _total(total: WindowTotal, measure: Measure, inside: Sequence[nw.Expr]) -> nw.Expr:
+    counts = _is_one_of("event", measure.events)
+    for name, values in measure.where.items():
+        counts = counts & _is_one_of(name, values)
+    for condition in inside:
+        counts = counts & condition
+    if measure.aggregate == "sum":
+        amount = nw.when(counts).then(nw.col("value")).sum()
+    else:  # a count, since sums of integers become wider integers or decimals on some engines
+        amount = nw.when(counts).then(nw.lit(1, dtype=nw.Int64)).count()
+    return amount.cast(nw.Float64).alias(total.name)
+
+
+def _is_one_of(column: str, values: Sequence[str]) -> nw.Expr:
+    first, *others = (nw.col(column) == value for value in values)
+    for other in others:
+        first = first | other
+    return first
