@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test dev check calibrate bench bench-large lock clean help
+.PHONY: demo test dev check calibrate bench bench-large spark lock clean help
 
 help:
 	@echo "make demo    install, run the main job on real data, print the verdicts"
@@ -50,9 +50,23 @@ bench: $(INSTALLED)
 bench-large: $(INSTALLED)
 	$(BIN)/python -m benchmarks --large
 
+# Spark has an environment of its own: with it installed, pandera loads more than a look needs.
+SPARK := .venv-spark/.installed
+
+$(SPARK): $(INSTALLED) requirements-spark.lock
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-spark
+	$(BIN)/uv pip sync --quiet --python .venv-spark/bin/python --require-hashes requirements-spark.lock
+	$(BIN)/uv pip install --quiet --python .venv-spark/bin/python --no-deps --no-build-isolation -e .
+	touch $@
+
+# The same definitions on a local Spark; needs Java 17.
+spark: $(SPARK)
+	OPENBLAS_NUM_THREADS=1 .venv-spark/bin/python -m pytest -q -m spark tests/spark
+
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras pyproject.toml -o requirements-all.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra demo --extra dev --extra postgres pyproject.toml -o requirements-all.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra demo --extra dev --extra spark pyproject.toml -o requirements-spark.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra postgres pyproject.toml -o deploy/requirements.lock
 	grep -A 40 '^uv==' requirements-all.lock | sed -n '1p;2,40{/^    --hash/p;/^[a-z]/q}' > requirements-uv.lock
 

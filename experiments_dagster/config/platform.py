@@ -161,13 +161,24 @@ Source = Annotated[EventSource | ExposureSource | SummarySource, Field(discrimin
 MemoryLimit = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(MB|GB)$")]
 
 
+class SparkSettings(Spec):
+    """Where Spark runs: a master URL, and settings of the session by their names."""
+
+    master: Text = "local[2]"
+    settings: dict[Text, Text] = Field(default_factory=dict)
+
+
 class Platform(Spec):
-    """The whole file. Paths are relative to the folder that holds configs/."""
+    """The whole file. Paths are relative to the folder that holds configs/.
+
+    `engine` adds up what looks need; landing and the ledger are this machine's.
+    """
 
     schema_version: Literal[1]
     storage: Text = ".experiments"
     timezone: TimeZoneName = "UTC"
-    engine: Literal["duckdb"] = "duckdb"
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    spark: SparkSettings | None = None
     memory_limit: MemoryLimit = "4GB"
     threads: Count = 2
     sources: dict[Slug, Source] = Field(min_length=1)
@@ -178,6 +189,9 @@ class Platform(Spec):
         kinds = {source.kind for source in self.sources.values()}
         if not kinds & {"events", "summaries"}:
             msg = "needs at least one source of kind events or summaries"
+            raise ValueError(msg)
+        if self.spark is not None and self.engine != "spark":
+            msg = "`spark` says where Spark runs; it needs `engine: spark`"
             raise ValueError(msg)
         return self
 

@@ -13,6 +13,7 @@ from experiments_dagster.alerts.file import FileChannel
 from experiments_dagster.config.base import SLUG
 from experiments_dagster.config.errors import ConfigError, ConfigIssue
 from experiments_dagster.config.experiment import (
+    CapQuantile,
     CupedEstimator,
     ExperimentSpec,
     GroupSequential,
@@ -272,16 +273,37 @@ def _read_experiments(
         if other != file.stem:
             rule = f"is the salt of experiment {other!r} too; each experiment needs its own"
             found.append(yaml_file.issue(("salt",), rule))
-        issues.extend(found)
         if not found:
-            experiments[file.stem] = resolve_experiment(
+            experiment = resolve_experiment(
                 file.stem,
                 spec,
                 metrics,
                 exposure_source=_exposure_source(spec, platform, metrics),
                 timezone=platform.timezone,
             )
+            if platform.engine == "spark":
+                found += [yaml_file.issue(place, rule) for place, rule in _spark_rules(experiment)]
+        issues.extend(found)
+        if not found:
+            experiments[file.stem] = experiment
     return experiments
+
+
+def _spark_rules(experiment: Experiment) -> list[tuple[tuple[str, ...], str]]:
+    """What only sums over units cannot give."""
+    if experiment.is_summary:
+        return []
+    rules: list[tuple[tuple[str, ...], str]] = []
+    if not experiment.is_additive:
+        rule = (
+            "needs units, and `engine: spark` brings back sums alone: means, proportions and "
+            "ratios of closed windows, estimator unadjusted or cuped on pre-period totals"
+        )
+        rules.append((("plan",), rule))
+    if isinstance(experiment.plan.cap, CapQuantile):
+        rule = "`engine: spark` has no quantile of the pre-period; give `cap: {value: ...}`"
+        rules.append((("plan", "cap"), rule))
+    return rules
 
 
 def _exposure_source(spec: ExperimentSpec, platform: Platform, metrics: dict[str, Metric]) -> str:

@@ -124,8 +124,9 @@ def first_exposures(
         nw.col("occurred_at").alias("exposed_at"),
         *(nw.col(segment).alias(f"segment_{segment}") for segment in segments),
     )
-    counts = rows.group_by("unit").agg(
-        nw.len().alias("n_exposures"), nw.col("variant").n_unique().alias("n_arms")
+    by_arm = rows.group_by("unit", "variant").agg(nw.len().alias("n_exposures"))
+    counts = by_arm.group_by("unit").agg(
+        nw.col("n_exposures").sum().cast(nw.Int64), nw.len().alias("n_arms")
     )
     return first.join(counts, on="unit", how="inner")
 
@@ -150,7 +151,7 @@ def window_totals(
         **{total.high: (total.end_day, total.until) for total in totals},
     }
     who = exposures.select(
-        "unit", *(_instant(day, until).alias(name) for name, (day, until) in sorted(limits.items()))
+        "unit", *(instant(day, until).alias(name) for name, (day, until) in sorted(limits.items()))
     )
     whole_days = days.join(who, on="unit", how="inner").select(
         "unit", *(_amount(total, _whole_day_inside(total)) for total in totals)
@@ -175,7 +176,7 @@ def window_totals(
     )
 
 
-def _instant(day: int, until: dt.datetime | None) -> nw.Expr:
+def instant(day: int, until: dt.datetime | None) -> nw.Expr:
     """exposed_at plus some days, but no later than `until`."""
     instant = nw.col("exposed_at").dt.offset_by(f"{day}d")
     if until is None:
@@ -313,7 +314,7 @@ def unit_frame(totals: Frame, metrics: Sequence[Metric], horizon: dt.datetime) -
         for name, _ in metric.columns:
             value = nw.col(name)
             if metric.is_indicator:
-                value = (value > 0).cast(nw.Float64)
+                value = nw.when(value > 0).then(1.0).otherwise(0.0)
             columns.append(nw.when(mature).then(value).alias(name))
     pre_totals = [f"pre_{name}" for metric in metrics for name, _ in metric.columns]
     is_missing = nw.all_horizontal(*(nw.col(name) == 0 for name in pre_totals), ignore_nulls=True)

@@ -22,7 +22,7 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.definitions import (
     Frame,
     WindowTotal,
-    _instant,
+    instant,
     unit_frame,
     with_text_columns,
 )
@@ -152,8 +152,8 @@ def _with_limits(exposures: Frame, totals: Iterable[WindowTotal]) -> Frame:
     """The units with all window limits: interval arithmetic per event costs more than the join."""
     limits: dict[str, nw.Expr] = {}
     for total in totals:
-        limits[total.low] = _instant(total.start_day, None)
-        limits[total.high] = _instant(total.end_day, total.until)
+        limits[total.low] = instant(total.start_day, None)
+        limits[total.high] = instant(total.end_day, total.until)
     return exposures.select("unit", *(limits[name].alias(name) for name in sorted(limits)))
 
 

@@ -28,7 +28,7 @@ from experiments_dagster.storage.duck import Duck
 from experiments_dagster.storage.errors import ContractError
 from experiments_dagster.storage.manifest import Manifest
 
-FIRST_DAY, MISSING = "_first_day", "_is_pre_missing"
+FIRST_DAY = "_first_day"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +124,9 @@ def outcome_rows(
 def rows_as_of(
     experiment: Experiment, rows: pl.LazyFrame, horizons: dict[str, dt.datetime]
 ) -> pl.LazyFrame:
-    """The same from kept unit rows; see `look_columns`."""
-    frame: pl.LazyFrame = look_columns(experiment, nw.from_native(rows), horizons).to_native()
-    return frame.with_columns(pl.col("exposed_at").dt.replace_time_zone("UTC"))
-
-
-def look_columns(experiment: Experiment, rows: Frame, horizons: dict[str, dt.datetime]) -> Frame:
     """What of kept unit rows counts at a look, named by the experiment's metrics.
+
+    As `unit_frame` says it, in Polars alone: a night asks a thousand times.
 
     Args:
         experiment: Metrics and covariates.
@@ -138,24 +134,31 @@ def look_columns(experiment: Experiment, rows: Frame, horizons: dict[str, dt.dat
         horizons: Up to when each source speaks, naive UTC; a source without events is left out.
     """
     sources = sorted({metric.parts[0].source for metric in experiment.metrics})
-    totals = [total for source in sources for total in totals_of(experiment, source)]
-    frame = rows.select(
-        *("unit", "arm", "exposed_at", "n_exposures", "n_arms"),
+    columns = {
+        total.name: pl.col(row_total(total).name).cast(pl.Float64)
+        for source in sources
+        for total in totals_of(experiment, source)
+    }
+    is_missing = []
+    for metric in experiment.metrics:
+        horizon = horizons.get(metric.parts[0].source)
+        for name, _ in metric.columns:
+            if horizon is None:  # nothing is known of it yet: open windows, no history
+                columns[name] = pl.lit(None, dtype=pl.Float64)
+                continue
+            closed = pl.col("exposed_at").dt.offset_by(f"{metric.maturity_days}d") <= horizon
+            value = columns[name]
+            if metric.is_indicator:
+                value = (value > 0).cast(pl.Float64)
+            columns[name] = pl.when(closed).then(value)
+            is_missing.append(columns[f"pre_{name}"] == 0)
+    return rows.select(
+        *("unit", "arm", pl.col("exposed_at").dt.replace_time_zone("UTC")),
+        *("n_exposures", "n_arms"),
         *(f"segment_{name}" for name in experiment.exposure_properties),
-        *(nw.col(row_total(total).name).cast(nw.Float64).alias(total.name) for total in totals),
+        *(value.alias(name) for name, value in columns.items()),
+        pl.all_horizontal(is_missing).alias("is_pre_missing"),
     )
-    is_missing = nw.lit(value=True)
-    for source in sources:
-        metrics = [metric for metric in experiment.metrics if metric.parts[0].source == source]
-        if source in horizons:
-            frame = unit_frame(frame, metrics, horizons[source])
-            frame = frame.with_columns((is_missing & nw.col("is_pre_missing")).alias(MISSING))
-            is_missing = nw.col(MISSING)
-        else:  # nothing is known of them yet: open windows, no history
-            nothing = nw.lit(None, dtype=nw.Float64)
-            columns = [name for metric in metrics for name, _ in metric.columns]
-            frame = frame.with_columns(*(nothing.alias(name) for name in columns))
-    return frame.with_columns(is_missing.alias("is_pre_missing"))
 
 
 def extra_frames(

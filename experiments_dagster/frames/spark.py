@@ -118,7 +118,7 @@ def session(
 
 def settings_of(platform: Platform) -> dict[str, Any]:
     """The arguments of `session` that configs/platform.yaml gives."""
-    settings = getattr(platform, "spark", None)
+    settings = platform.spark
     if settings is None:
         return {"master": f"local[{platform.threads}]"}
     return {"master": settings.master, "settings": settings.settings}

@@ -443,7 +443,7 @@ def rows_serve(
 
 
 def frame_views(experiment: Experiment, horizons: dict[str, dt.datetime]) -> dict[str, str]:
-    """`outcomes.look_columns` as SQL over a table `unit_rows`, for readers of the catalog.
+    """`outcomes.rows_as_of` as SQL over a table `unit_rows`, for readers of the catalog.
 
     Args:
         experiment: Whose frames.

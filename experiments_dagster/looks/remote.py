@@ -7,10 +7,13 @@ elsewhere needs the files, this package and one document, and no unit leaves it.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from experiments_dagster.config.experiment import CapValue
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames import spark
@@ -20,7 +23,9 @@ from experiments_dagster.frames.unit_frames import FrameInfo, Frames, data_horiz
 from experiments_dagster.looks.portable_sums import PortableEngine, Store
 from experiments_dagster.looks.sums import Sums, collect_sums
 from experiments_dagster.looks.sums_document import read_sums, sums_document
+from experiments_dagster.storage.atomic import canonical_json, write_bytes
 from experiments_dagster.storage.errors import ContractError
+from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
 Scan = Callable[[Sequence[str]], Frame]
@@ -240,6 +245,60 @@ def frames_of_sums(
     frames = Frames(info=info)
     frames.memo |= {("sums", experiment.plan_hash, cap): a.sums for cap, a in answers.items()}
     return frames
+
+
+def caps_of(experiment: Experiment) -> tuple[float | None, ...]:
+    """The caps whose sums a look may ask for."""
+    cap = experiment.plan.cap
+    return (None, cap.value) if isinstance(cap, CapValue) else (None,)
+
+
+def write_answers(
+    layout: Layout,
+    experiment: Experiment,
+    answers: Mapping[float | None, Answer],
+    *,
+    cutoff: int,
+    as_of: dt.datetime,
+) -> None:
+    """Publish the answers of a look for the assets that read them."""
+    document = {
+        "cutoff": cutoff,
+        "as_of": as_of.isoformat(),
+        "plan_hash": experiment.plan_hash,
+        "answers": [{"cap": cap, **found.document()} for cap, found in answers.items()],
+    }
+    write_bytes(_current(layout, experiment), canonical_json(document))
+
+
+def has_answers(layout: Layout, experiment: Experiment) -> bool:
+    """Whether answers of the present plan stand."""
+    path = _current(layout, experiment)
+    if not path.exists():
+        return False
+    return bool(json.loads(path.read_bytes())["plan_hash"] == experiment.plan_hash)
+
+
+def forget_answers(layout: Layout, experiment: Experiment) -> None:
+    """Take back what an engine elsewhere answered, where units are read here again."""
+    _current(layout, experiment).unlink(missing_ok=True)
+
+
+def read_answers(manifest: Manifest, experiment: Experiment) -> Frames:
+    """The published answers as frames."""
+    document = json.loads(_current(manifest.layout, experiment).read_bytes())
+    answers = {found.pop("cap"): read_answer(found) for found in document["answers"]}
+    return frames_of_sums(
+        manifest,
+        experiment,
+        answers,
+        cutoff=document["cutoff"],
+        as_of=dt.datetime.fromisoformat(document["as_of"]),
+    )
+
+
+def _current(layout: Layout, experiment: Experiment) -> Path:
+    return layout.frame("sums", experiment.slug) / "current.json"
 
 
 def _files(manifest: Manifest, source: str, cutoff: int) -> tuple[str, ...]:

@@ -53,6 +53,15 @@ from experiments_dagster.looks.monitors import anytime_intervals, deterioration
 from experiments_dagster.looks.plan import check_plan
 from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import ArmDecision, Frozen, Look, is_finished
+from experiments_dagster.looks.remote import (
+    caps_of,
+    forget_answers,
+    frames_of_sums,
+    has_answers,
+    read_answers,
+    spark_sums,
+    write_answers,
+)
 from experiments_dagster.looks.scores import ScoreBook, write_scores
 from experiments_dagster.looks.sequential import boundaries, freeze, information_fraction
 from experiments_dagster.looks.unit_sums import sums_of
@@ -157,6 +166,16 @@ def build_inputs(
         return build_summaries(
             project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish
         )
+    if project.platform.engine == "spark":
+        answers = {
+            cap: spark_sums(project, manifest, experiment, cutoff=cutoff, as_of=as_of, cap=cap)
+            for cap in caps_of(experiment)
+        }
+        if publish:
+            write_answers(manifest.layout, experiment, answers, cutoff=cutoff, as_of=as_of)
+        return frames_of_sums(manifest, experiment, answers, cutoff=cutoff, as_of=as_of)
+    if publish:
+        forget_answers(manifest.layout, experiment)
     return build_unit_frames(
         project, manifest, experiment, cutoff=cutoff, as_of=as_of, publish=publish, shard=shard
     )
@@ -170,6 +189,8 @@ def read_current_inputs(layout: Layout, experiment: Experiment) -> Inputs:
     """
     if experiment.is_summary:
         return read_current_summaries(layout, experiment)
+    if has_answers(layout, experiment):
+        return read_answers(Manifest(layout).refresh(), experiment)
     return read_current_frames(layout, experiment)
 
 

@@ -93,7 +93,7 @@ def assert_equal(found, expected):
             assert getattr(found.adjusted, name) == wanted
 
 
-@pytest.mark.parametrize("chunk", [1, 400, 65_536])
+@pytest.mark.parametrize("chunk", [7, 400, 65_536])
 @pytest.mark.parametrize("cap", [None, 40.0])
 @pytest.mark.parametrize("estimator", ["{kind: cuped, covariate_days: 14}", "{kind: unadjusted}"])
 @pytest.mark.parametrize("arms", [ARMS, "variants: {control: 0.5, bold: 0.5}"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from experiments_dagster.stats.intervals import upper_quantile
 from experiments_dagster.stats.sequential.boundaries import Boundaries, solve_boundaries
@@ -97,10 +98,24 @@ def planned_information(
     if effect == 0 or not math.isfinite(effect):
         msg = f"effect is {effect}, need a finite value other than 0"
         raise ValueError(msg)
+    drift = _planned_drift(alpha, power, tuple(fractions), sides, spending, parameter)
+    return (drift / effect) ** 2
+
+
+@lru_cache(maxsize=256)
+def _planned_drift(
+    alpha: float,
+    power: float,
+    fractions: tuple[float, ...],
+    sides: Sides,
+    spending: Spending,
+    parameter: float | None,
+) -> float:
+    """The drift of a plan, which many experiments share."""
     boundaries = solve_boundaries(
         fractions, alpha=alpha, sides=sides, spending=spending, parameter=parameter
     )
-    return (required_drift(boundaries, power=power) / effect) ** 2
+    return required_drift(boundaries, power=power)
 
 
 def expected_information(boundaries: Boundaries, *, drift: float) -> float:
