@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from experiments_dagster.cli import app
 from experiments_dagster.config.project import load_project
+from experiments_dagster.frames.unit_frames import read_current_frames
 from experiments_dagster.looks.estimates import roles
 from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.take import open_ledger
@@ -141,13 +142,10 @@ def test_every_standard_error_equals_an_independent_recomputation(looks, project
     compared = 0
     for slug, experiment in project.experiments.items():
         last = looks[slug][-1]
+        frames = read_current_frames(layout, experiment)
+        assert frames.info.cutoff == last.cutoff
         for metric, _ in roles(experiment):
-            kind = "ratio_frame" if metric.is_ratio else "user_frame"
-            path = next(
-                path
-                for path in sorted(layout.frame(kind, slug).glob(f"{last.cutoff:06d}-*.parquet"))
-            )
-            frame = pl.read_parquet(path).filter(pl.col(metric.columns[0][0]).is_not_null())
+            frame = frames.of(metric).filter(pl.col(metric.columns[0][0]).is_not_null())
             for arm in experiment.treatments:
                 pair = frame.filter(pl.col("arm").is_in([experiment.control, arm]))
                 treated = (pair["arm"] == arm).to_numpy().astype(float)
