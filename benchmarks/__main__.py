@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measure.use_two_cores()
     cases = [case for case in CASES if not options.large or "L" in case.sizes]
     results = {size: run_size(size, cases, options.rounds) for size in options.sizes}
+    save(results, [], [])  # what took minutes is not lost to a mistake in judging it
     looked_at = {"L"} if options.large else set(options.sizes)
     rows = [judge(target, results) for target in TARGETS if target.size in looked_at]
     troubles = find_troubles(results)

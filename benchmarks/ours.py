@@ -60,11 +60,11 @@ def analyse(experiment: Experiment, scenario: str, folder: Path) -> Estimates:
 
 
 def numbers(effects: Effects, *, is_adjusted: bool) -> Estimates:
-    """Difference and standard error of every arm and metric."""
+    """Difference and standard error of every arm and metric that can be estimated yet."""
     return {
         f"{row.arm}/{row.metric}": {"difference": row.estimate, "std_error": row.std_error}
         for row in effects.effects
-        if not row.is_relative and row.is_adjusted == is_adjusted
+        if not row.is_relative and row.is_adjusted == is_adjusted and row.estimate is not None
     }
 
 
