@@ -97,5 +97,13 @@ def _metadata(info: FrameInfo, kind: str) -> dict[str, Any]:
         "units_in_two_arms": sum(info.n_multi_arm.values()),
         **arms,
         **{f"immature_{metric}": n for metric, n in info.n_immature.items()},
-        "file": info.user_frame if kind == "user_frame" else info.ratio_frame,
+        "file": _place(info, kind),
     }
+
+
+def _place(info: FrameInfo, kind: str) -> str:
+    """The frame's own file, or the kept rows that it is a view over."""
+    own = info.user_frame if kind == "user_frame" else info.ratio_frame
+    if own is not None:
+        return own
+    return f"view {kind}_{info.experiment.replace('-', '_')} over {len(info.unit_rows or ())} files"

@@ -13,6 +13,7 @@ Temporary tables:
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -295,7 +296,8 @@ class Advance:
         typed = ", ".join(
             f"{quote_name(name)}::{kind} AS {quote_name(name)}" for name, kind in self.types.items()
         )
-        target = self.folder / f"{day}.{self.cutoff:06d}.parquet"
+        # Never the same name twice: a look may be reading the file that was there before.
+        target = self.folder / f"{day}.{self.cutoff:06d}-{uuid.uuid4().hex[:8]}.parquet"
         with staged(target, self.staging) as temporary:
             path = quote_text(str(temporary))
             self.duck.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from experiments_dagster.config.experiment import CapQuantile
@@ -134,6 +134,8 @@ def read_state(folder: Path) -> State:
         return State()
     if document.pop("format", None) != FORMAT:
         return State()
+    if set(document) != {field.name for field in fields(State)}:
+        return State()  # written by another version of this program
     cohorts = {day: Cohort(**cohort) for day, cohort in document.pop("cohorts").items()}
     for cohort in cohorts.values():
         try:
@@ -145,13 +147,18 @@ def read_state(folder: Path) -> State:
     return State(**document, cohorts=cohorts)
 
 
-def write_state(folder: Path, state: State, *, before: State) -> None:
-    """Let a state stand, then remove files that neither it nor the one before it names.
+def write_state(folder: Path, state: State, *, before: State, published: set[str]) -> None:
+    """Let a state stand, then remove files that nobody names any more.
 
-    Readers of the catalog may still hold files of the state before.
+    Args:
+        folder: The shard.
+        state: What shall stand.
+        before: What stood; readers of the catalog may still hold its files.
+        published: Names of files that published frames are views over.
     """
     write_bytes(folder / "state.json", canonical_json(asdict(state) | {"format": FORMAT}))
     named = {cohort.file for known in (state, before) for cohort in known.cohorts.values()}
+    named |= published
     for path in folder.glob("*.parquet"):
         if path.name not in named:
             path.unlink()

@@ -27,9 +27,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import polars as pl
 
 from experiments_dagster.config.project import Project
@@ -40,6 +42,8 @@ from experiments_dagster.storage.atomic import canonical_json, exclusive, write_
 from experiments_dagster.storage.duck import connect
 from experiments_dagster.storage.errors import BusyError, StorageError
 from experiments_dagster.storage.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 64
 # Rows of one member and of a whole shard that are read into memory at once.
@@ -119,7 +123,21 @@ class Shard:
                 )
                 self.state = step.run()
             if self.state is not before:
-                write_state(self.folder, self.state, before=before)
+                published = _published(manifest, self.folder)
+                write_state(self.folder, self.state, before=before, published=published)
+
+
+def _published(manifest: Manifest, folder: Path) -> set[str]:
+    """Files of a shard that published frames name, also those of experiments that have left it."""
+    register = folder.parent / "members.json"
+    slugs: list[str] = json.loads(register.read_bytes()) if register.exists() else []
+    names = set[str]()
+    for slug in slugs:
+        pointer = manifest.layout.frame("user_frame", slug) / "current.json"
+        if pointer.exists():
+            paths = json.loads(pointer.read_bytes()).get("unit_rows") or ()
+            names |= {Path(path).name for path in paths}
+    return names
 
 
 def shards_of(manifest: Manifest, experiments: Sequence[Experiment]) -> list[Shard]:
@@ -162,7 +180,7 @@ def kept_rows(
     """The shard of one experiment, brought to a cut-off.
 
     All experiments of its shard that are under way go along, since they share the new events. None
-    where another run is at them: the caller then makes its own.
+    where another run is at them, or where they cannot be advanced: the caller then makes its own.
     """
     key = row_plan([experiment]).key
     others = (e for e in project.experiments.values() if e.slug != experiment.slug)
@@ -172,6 +190,9 @@ def kept_rows(
         shard = next(shard for shard in shards if experiment in shard.members)
         shard.advance(project, manifest, cutoff=cutoff)
     except BusyError:
+        return None
+    except duckdb.Error:
+        logger.exception("unit rows not advanced experiment=%s", experiment.slug)
         return None
     return shard
 
@@ -207,7 +228,9 @@ def advanced_shards(
             continue
         try:
             shard.advance(project, manifest, cutoff=manifest.head)
-        except StorageError:
+        except (StorageError, duckdb.Error):
+            # Each of them makes its own frames, or says itself what is wrong.
+            logger.exception("unit rows not advanced folder=%s", shard.folder)
             yield None, members
         else:
             yield shard, members

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames import row_advance
 from experiments_dagster.frames.row_plan import row_plan
-from experiments_dagster.frames.unit_frames import build_unit_frames
-from experiments_dagster.frames.unit_rows import SHARD_SIZE, shards_of
+from experiments_dagster.frames.unit_frames import build_unit_frames, read_current_frames
+from experiments_dagster.frames.unit_rows import SHARD_SIZE, advanced_shards, shards_of
 from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import BusyError
 
@@ -287,3 +287,44 @@ def test_readers_of_the_catalog_see_the_same_frames(project):
                 frame.sort("unit"),
                 check_exact=True,
             )
+
+
+def test_rows_that_cannot_be_advanced_stop_no_look(project, monkeypatch):
+    land_rows(project, "1", [("a", 10, "control")], [("a", 20, "order", 100)])
+
+    def broken(*_args, **_kwargs):
+        raise duckdb.OutOfMemoryException("no room")
+
+    monkeypatch.setattr(row_advance.Advance, "run", broken)
+    assert_same(*both(project))
+    manifest, wanted = manifest_of(project), list(project.experiments.values())
+    shards = list(advanced_shards(project, manifest, wanted, as_of=AS_OF))
+    assert shards == [(None, wanted)]
+
+
+def test_published_frames_keep_their_files_while_others_move_on(tmp_path):
+    project = make_project(tmp_path, **two_experiments())
+    land_rows(project, "1", [("a", 10, "control"), ("b", 300, "control")], [])
+    published, _ = both(project, "second")
+    for number in range(2, 6):  # the shard moves on for the other experiment alone
+        land_rows(project, str(number), [], [("a", 10 + number, "order", 100)])
+        both(project)
+    layout = manifest_of(project).layout
+    assert all((layout.root / name).exists() for name in published.info.unit_rows)
+    again = read_current_frames(layout, project.experiments["second"])
+    assert again.user.equals(published.user)
+
+
+def test_no_file_of_rows_is_ever_written_twice(project):
+    land_rows(project, "1", [("a", 10, "control")], [])
+    both(project)
+    before = files_of(project)
+    # Another window makes the rows anew at the same cut-off.
+    write_configs(
+        project.folder, trial=EXPERIMENT.replace("start: 2026-03-02", "start: 2026-03-01")
+    )
+    edited = load_project(project.folder)
+    assert_same(*both(edited))
+    after = files_of(edited)
+    assert after.keys() == before.keys()
+    assert set(after.values()).isdisjoint(before.values())
