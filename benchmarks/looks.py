@@ -28,7 +28,7 @@ from benchmarks.project import write_project
 from experiments_dagster.config.project import Project
 from experiments_dagster.frames.definitions import first_exposures
 from experiments_dagster.frames.unit_frames import data_horizons
-from experiments_dagster.looks.direct import direct_estimates
+from experiments_dagster.looks.direct import direct_estimates, direct_units
 from experiments_dagster.looks.take import take_look
 from experiments_dagster.storage.landing import open_lander
 from experiments_dagster.storage.layout import Layout
@@ -121,7 +121,8 @@ def rebuild(project: Project, day: int) -> Estimates:
             segments=(),
         )
         events = {"events": nw.from_native(connection.read_parquet(files["events"]))}
-        return numbers(direct_estimates(experiment, who, events, naive), is_adjusted=True)
+        units = direct_units(experiment, who, events, naive, connection=connection)
+    return numbers(direct_estimates(experiment, units), is_adjusted=True)
 
 
 def main() -> None:
@@ -132,9 +133,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     # The clock starts after the imports, also those that are put off until their first use.
-    import pandera.backends.polars.register
     import pandera.polars  # noqa: F401
     import scipy.optimize  # noqa: F401
+    from pandera.backends.polars.register import register_polars_backends
+
+    register_polars_backends()
 
     start = before(given.folder, given.day)
     if given.what == "prepare":

@@ -19,7 +19,7 @@ from benchmarks.clock import THREADS, Estimates, report
 from benchmarks.project import experiment_of
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.definitions import Frame
-from experiments_dagster.looks.direct import direct_estimates
+from experiments_dagster.looks.direct import direct_estimates, direct_units
 from experiments_dagster.looks.estimates import Estimates as Effects
 
 END = dt.datetime(2026, 2, 16)
@@ -47,15 +47,16 @@ def analyse(experiment: Experiment, scenario: str, folder: Path) -> Estimates:
         connection.execute("SET enable_progress_bar=false")
         connection.execute("SET preserve_insertion_order=false")
         exposures, events = opened(connection, folder)
-        effects = direct_estimates(
+        units = direct_units(
             experiment,
             exposures,
             {"events": events},
             {"events": END},
+            connection=connection,
             deduplicate=scenario == "dedup",
             with_history=scenario == "cuped",
-            validate=scenario != "unchecked",
         )
+    effects = direct_estimates(experiment, units, validate=scenario != "unchecked")
     return numbers(effects, is_adjusted=scenario == "cuped")
 
 
@@ -75,9 +76,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     given = parser.parse_args(words)
     # The clock starts after the imports, also those that are put off until their first use.
-    import pandera.backends.polars.register
     import pandera.polars  # noqa: F401
+    from pandera.backends.polars.register import register_polars_backends
 
+    register_polars_backends()
     experiment = experiment_of("cuped" if given.scenario == "cuped" else "unadjusted")
     report(lambda: analyse(experiment, given.scenario, given.folder))
 

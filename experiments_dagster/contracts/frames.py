@@ -38,12 +38,16 @@ class _Value(NamedTuple):
     nullable: bool = True
 
 
-def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
+def validate_user_frame(
+    frame: pl.DataFrame, experiment: Experiment, *, has_units: bool = True
+) -> None:
     """One row per unit, known arms, finite values, 0/1 for indicators.
 
     Args:
         frame: All rows, or some of them (see the module).
         experiment: Which arms, segments and metrics.
+        has_units: Whether the frame has its column unit; without it the caller knows that every
+            row is a unit of its own.
 
     Raises:
         ContractError: With the number of rows that break each rule.
@@ -55,15 +59,20 @@ def validate_user_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
             values += _history(metric.name, experiment)
     if isinstance(experiment.plan.cap, CapQuantile):
         values.append(_Value(f"cap_basis_{experiment.primary.name}"))
-    validate("user_frame", experiment.slug, frame, _unit_contract(experiment, values))
+    contract = _unit_contract(experiment, values, has_units=has_units)
+    validate("user_frame", experiment.slug, frame, contract)
 
 
-def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
+def validate_ratio_frame(
+    frame: pl.DataFrame, experiment: Experiment, *, has_units: bool = True
+) -> None:
     """One row per unit, known arms, finite parts, no negative denominator.
 
     Args:
         frame: All rows, or some of them (see the module).
         experiment: Which arms, segments and metrics.
+        has_units: Whether the frame has its column unit; without it the caller knows that every
+            row is a unit of its own.
 
     Raises:
         ContractError: With the number of rows that break each rule.
@@ -75,7 +84,8 @@ def validate_ratio_frame(frame: pl.DataFrame, experiment: Experiment) -> None:
             values += [_Value(numerator), *_history(numerator, experiment)]
             values += [_Value(denominator, "denominator_not_negative")]
             values += _history(denominator, experiment)
-    validate("ratio_frame", experiment.slug, frame, _unit_contract(experiment, values))
+    contract = _unit_contract(experiment, values, has_units=has_units)
+    validate("ratio_frame", experiment.slug, frame, contract)
 
 
 def _history(name: str, experiment: Experiment) -> list[_Value]:
@@ -84,25 +94,29 @@ def _history(name: str, experiment: Experiment) -> list[_Value]:
     return [_Value(f"{prefix}{name}", nullable=False) for prefix in prefixes]
 
 
-def _unit_contract(experiment: Experiment, values: list[_Value]) -> Contract:
+def _unit_contract(experiment: Experiment, values: list[_Value], *, has_units: bool) -> Contract:
     segments = tuple(f"segment_{name}" for name in experiment.exposure_properties)
-    return _make_unit_contract(tuple(experiment.variants), segments, tuple(values))
+    return _make_unit_contract(tuple(experiment.variants), segments, tuple(values), has_units)
 
 
 @lru_cache(KEPT_CONTRACTS)
 def _make_unit_contract(
-    arms: tuple[str, ...], segments: tuple[str, ...], values: tuple[_Value, ...]
+    arms: tuple[str, ...],
+    segments: tuple[str, ...],
+    values: tuple[_Value, ...],
+    has_units: bool,  # noqa: FBT001 - a part of the key
 ) -> Contract:
     import polars as pl
 
-    types: dict[str, Any] = {
-        "unit": pl.String,
+    types: dict[str, Any] = {"unit": pl.String} if has_units else {}
+    types |= {
         "arm": pl.String,
         "exposed_at": pl.Datetime("us", "UTC"),
         "is_pre_missing": pl.Boolean,
     }
     rules = {f"{name} not_null": not_null(name) for name in types}
-    rules["unit is_unique"] = is_unique("unit")
+    if has_units:
+        rules["unit is_unique"] = is_unique("unit")
     rules["arm known_arm"] = row_rule(pl.col("arm").is_in(arms))
     types |= dict.fromkeys(segments, pl.String)
     types |= dict.fromkeys((value.name for value in values), pl.Float64)

@@ -12,7 +12,7 @@ this is for one analysis of a large table, and for engines that hold the events 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import narwhals as nw
@@ -29,6 +29,10 @@ from experiments_dagster.frames.definitions import (
 from experiments_dagster.frames.row_plan import totals_of
 
 MISSING = "is_pre_missing"
+
+
+AddUp = Callable[[Frame, str], Frame]
+"""Adds the `source_totals` of a source to a frame of units, one Float64 column each."""
 
 
 def experiment_units(
@@ -54,24 +58,48 @@ def experiment_units(
     Returns:
         The columns of `exposures`, outcomes, pre_* and is_pre_missing.
     """
+
+    def add_up(units: Frame, source: str) -> Frame:
+        measures = source_measures(experiment, source)
+        totals = source_totals(experiment, source, with_history=with_history)
+        return one_pass_totals(units, events[source], measures, totals, deduplicate=deduplicate)
+
+    return with_outcomes(experiment, exposures, horizons, add_up, with_history=with_history)
+
+
+def source_measures(experiment: Experiment, source: str) -> list[Measure]:
+    """What metrics measure in the events of a source."""
+    return [part for metric in experiment.metrics for part in metric.parts if part.source == source]
+
+
+def source_totals(
+    experiment: Experiment, source: str, *, with_history: bool = True
+) -> list[WindowTotal]:
+    """The totals of a source by name, those of the time before exposure only if wanted."""
+    totals = {total.name: total for total in totals_of(experiment, source)}.values()
+    return [total for total in totals if with_history or total.start_day >= 0]
+
+
+def with_outcomes(
+    experiment: Experiment,
+    exposures: Frame,
+    horizons: Mapping[str, dt.datetime],
+    add_up: AddUp,
+    *,
+    with_history: bool = True,
+) -> Frame:
+    """`experiment_units`, whoever adds up the totals."""
     frame = exposures.with_columns(nw.lit(value=True).alias(MISSING))
     metrics = {metric.name: metric for metric in experiment.metrics}.values()
     for source in sorted({metric.parts[0].source for metric in metrics}):
         own = [metric for metric in metrics if metric.parts[0].source == source]
-        totals = {total.name: total for total in totals_of(experiment, source)}
+        totals = source_totals(experiment, source)
         if source not in horizons:
-            frame = frame.with_columns(*_nothing_known(totals))
+            frame = frame.with_columns(*_nothing_known(total.name for total in totals))
             continue
-        measures = [part for metric in own for part in metric.parts]
-        frame = one_pass_totals(
-            frame.rename({MISSING: "_missing_elsewhere"}),
-            events[source],
-            measures,
-            [total for total in totals.values() if with_history or total.start_day >= 0],
-            deduplicate=deduplicate,
-        )
+        frame = add_up(frame.rename({MISSING: "_missing_elsewhere"}), source)
         if not with_history:
-            past = [name for name, total in totals.items() if total.start_day < 0]
+            past = [total.name for total in totals if total.start_day < 0]
             frame = frame.with_columns(*(nw.lit(0.0).alias(name) for name in past))
         frame = (
             unit_frame(frame, own, horizons[source])
@@ -116,14 +144,10 @@ def one_pass_totals(
     used = {total.measure: by_key[total.measure] for total in totals}
     # Metrics may share a total, such as a count and the proportion of units above zero.
     once = {replace(total, name=""): total for total in reversed(totals)}
-    low, high = _reach(totals)
-    within = nw.col("occurred_at") >= nw.col(low.low), nw.col("occurred_at") < nw.col(high.high)
-    counted = (
-        _wanted(events, used.values())
-        .join(_with_limits(exposures, [*totals, low, high]), on="unit", how="inner")
-        .filter(*within)
-    )
-    inside = {total.name: _inside(total, low, high) for total in once.values()}
+    low, high = reach(totals)
+    units = with_limits(exposures, [*totals, low, high])
+    counted = in_reach(wanted(events, used.values()), units, low, high)
+    inside = {total.name: inside_of(total, low, high) for total in once.values()}
     if deduplicate:
         counted = _distinct(counted, used.values(), list(once.values()), inside)
     summed = counted.group_by("unit").agg(
@@ -136,7 +160,14 @@ def one_pass_totals(
     )
 
 
-def _reach(totals: Sequence[WindowTotal]) -> tuple[WindowTotal, WindowTotal]:
+def in_reach(events: Frame, units: Frame, low: WindowTotal, high: WindowTotal) -> Frame:
+    """The events of the units between the first start and the last end of their windows."""
+    at = nw.col("occurred_at")
+    joined = events.join(units, on="unit", how="inner")
+    return joined.filter(at >= nw.col(low.low), at < nw.col(high.high))
+
+
+def reach(totals: Sequence[WindowTotal]) -> tuple[WindowTotal, WindowTotal]:
     """Totals with the first start and the last end: outside of them nothing counts.
 
     Where some windows are cut by `until` and others not, the cut does not hold for all.
@@ -148,16 +179,23 @@ def _reach(totals: Sequence[WindowTotal]) -> tuple[WindowTotal, WindowTotal]:
     return first, last
 
 
-def _with_limits(exposures: Frame, totals: Iterable[WindowTotal]) -> Frame:
-    """The units with all window limits: interval arithmetic per event costs more than the join."""
+def with_limits(exposures: Frame, totals: Iterable[WindowTotal], *, key: str = "unit") -> Frame:
+    """The units with all window limits: interval arithmetic per event costs more than the join.
+
+    Args:
+        exposures: unit, exposed_at, and `key`.
+        totals: Whose limits.
+        key: What the joined events are known by; the unit itself or a column that stands for it.
+    """
     limits: dict[str, nw.Expr] = {}
     for total in totals:
         limits[total.low] = instant(total.start_day, None)
         limits[total.high] = instant(total.end_day, total.until)
-    return exposures.select("unit", *(limits[name].alias(name) for name in sorted(limits)))
+    columns = dict.fromkeys(("unit", key))
+    return exposures.select(*columns, *(limits[name].alias(name) for name in sorted(limits)))
 
 
-def _wanted(events: Frame, measures: Iterable[Measure]) -> Frame:
+def wanted(events: Frame, measures: Iterable[Measure]) -> Frame:
     """The events that some measure counts.
 
     A chain of conditions: `is_in` becomes a search in a list per row on DuckDB.
@@ -170,8 +208,8 @@ def _wanted(events: Frame, measures: Iterable[Measure]) -> Frame:
     return with_text_columns(events, properties).filter(is_wanted)
 
 
-def _inside(total: WindowTotal, low: WindowTotal, high: WindowTotal) -> list[nw.Expr]:
-    """What an event must meet besides the reach of all windows."""
+def inside_of(total: WindowTotal, low: WindowTotal, high: WindowTotal) -> list[nw.Expr]:
+    """What an event must meet besides the reach of all windows, `low` to `high`."""
     at = nw.col("occurred_at")
     conditions = [] if total.low == low.low else [at >= nw.col(total.low)]
     return conditions if total.high == high.high else [*conditions, at < nw.col(total.high)]
@@ -191,9 +229,9 @@ def _distinct(
 
 
 def _total(total: WindowTotal, measure: Measure, inside: Sequence[nw.Expr]) -> nw.Expr:
-    counts = _is_one_of("event", measure.events)
+    counts = is_one_of("event", measure.events)
     for name, values in measure.where.items():
-        counts = counts & _is_one_of(name, values)
+        counts = counts & is_one_of(name, values)
     for condition in inside:
         counts = counts & condition
     if measure.aggregate == "sum":
@@ -203,7 +241,8 @@ def _total(total: WindowTotal, measure: Measure, inside: Sequence[nw.Expr]) -> n
     return amount.cast(nw.Float64).alias(total.name)
 
 
-def _is_one_of(column: str, values: Sequence[str]) -> nw.Expr:
+def is_one_of(column: str, values: Sequence[str]) -> nw.Expr:
+    """Comparisons: `is_in` becomes a search in a list per row on DuckDB."""
     first, *others = (nw.col(column) == value for value in values)
     for other in others:
         first = first | other

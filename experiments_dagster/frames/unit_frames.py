@@ -512,24 +512,31 @@ def read_current_frames(layout: Layout, experiment: Experiment) -> Frames:
     )
 
 
-def validate_frames(experiment: Experiment, units: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def validate_frames(
+    experiment: Experiment, units: pl.DataFrame, *, has_units: bool = True
+) -> dict[str, pl.DataFrame]:
     """Cut units of one arm into both frames, and check both contracts.
 
     Args:
         experiment: The plan.
         units: All columns of `frame_columns`.
+        has_units: Whether there is a column unit; without it the caller knows that no unit is
+            missing or there twice.
 
     Raises:
         FramesContractError: Saying for each frame how it went.
     """
-    frames = {kind: units.select(names) for kind, names in frame_columns(experiment).items()}
+    frames = {
+        kind: units.select(name for name in names if has_units or name != "unit")
+        for kind, names in frame_columns(experiment).items()
+    }
     broken: dict[str, dict[str, int]] = {}
     for kind, check in (
         ("user_frame", validate_user_frame),
         ("ratio_frame", validate_ratio_frame),
     ):
         try:
-            check(frames[kind], experiment)
+            check(frames[kind], experiment, has_units=has_units)
         except ContractError as error:
             broken[kind] = error.cases
     if broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ from experiments_dagster.stats.methods.moments.regression import (
 from experiments_dagster.stats.moments import ArmMoments
 
 Vector = NDArray[np.float64]
+EPOCH = dt.date(1970, 1, 1)
 NO_LEVEL = "missing"  # as `units.covariates.text_labels`
 
 
@@ -268,14 +270,14 @@ def _codes(column: pl.Series, names: tuple[str, ...]) -> NDArray[Any]:
 
 
 def _count(experiment: Experiment, chunk: _Chunk, counts: Counts) -> None:
-    days = chunk.frame["exposed_at"].dt.convert_time_zone(experiment.timezone).dt.date()
-    for at, arm, n in _tally(days, chunk.arm_codes(), chunk.arms):
-        _add_count(counts.by_day.setdefault(at, {}), arm, n)
+    local = chunk.frame["exposed_at"].dt.convert_time_zone(experiment.timezone)
+    days = local.dt.date().to_physical().to_numpy()
+    for day, arm, n in _tally(days, chunk.arm_codes(), chunk.arms):
+        _add_count(counts.by_day.setdefault(EPOCH + dt.timedelta(days=day), {}), arm, n)
     for segment in experiment.segments:
         by_level = counts.by_level.setdefault(segment, {})
-        codes = pl.Series(chunk.level_codes(segment))
         names = chunk.levels(segment)
-        for place, arm, n in _tally(codes, chunk.arm_codes(), chunk.arms):
+        for place, arm, n in _tally(chunk.level_codes(segment), chunk.arm_codes(), chunk.arms):
             _add_count(by_level.setdefault(names[place], {}), arm, n)
     history = f"pre_{experiment.primary.columns[0][0]}"
     is_missing = chunk.frame[MISSING].to_numpy()
@@ -287,12 +289,18 @@ def _count(experiment: Experiment, chunk: _Chunk, counts: Counts) -> None:
 
 
 def _tally(
-    keys: pl.Series, codes: NDArray[np.uint8], arms: tuple[str, ...]
-) -> Iterator[tuple[Any, str, int]]:
-    """Units per key and arm."""
-    table = pl.DataFrame({"key": keys, "arm": codes})
-    for key, code, n in table.group_by("key", "arm").len().iter_rows():
-        yield key, arms[code], n
+    keys: NDArray[Any], codes: NDArray[np.uint8], arms: tuple[str, ...]
+) -> Iterator[tuple[int, str, int]]:
+    """Units per key and arm, where there are any; keys are whole numbers of a small range."""
+    if not len(keys):
+        return
+    lowest = int(keys.min())
+    places = (keys.astype(np.int64) - lowest) * len(arms) + codes
+    table = np.bincount(places).tolist()
+    for place, n in enumerate(table):
+        if n:
+            key, code = divmod(place, len(arms))
+            yield lowest + key, arms[code], n
 
 
 def _add_count(counts: dict[str, int], key: str, n: int) -> None:

@@ -18,7 +18,9 @@ from experiments_dagster.frames.definitions import (
     unit_days,
     window_totals,
 )
+from experiments_dagster.frames.dense_pass import numbered_units
 from experiments_dagster.frames.one_pass import one_pass_totals
+from experiments_dagster.storage.errors import ContractError
 
 BERLIN = ZoneInfo("Europe/Berlin")
 START = dt.datetime(2026, 3, 27, 22)  # the clock goes forward two days later
@@ -27,6 +29,7 @@ REVENUE = Measure(source="events", events=("order", "renewal"), aggregate="sum")
 ORDERS = Measure(source="events", events=("order",), aggregate="count")
 VIEWS = Measure(source="events", events=("view",), aggregate="count", where={"page": ("home", "a")})
 MEASURES = (REVENUE, ORDERS, VIEWS)
+ENGINES = ["duckdb", "polars", "dense"]
 UNITS = ("ann", "bob", "cem", "dee")
 # Sums of cents are exact decimals and become doubles once: only the last digit may differ.
 TIGHT = 1e-12
@@ -110,6 +113,20 @@ def collected(frame):
     return native.collect() if isinstance(native, pl.LazyFrame) else native.pl()
 
 
+def added_up(engine, connection, who, events, totals, *, deduplicate=False):
+    """The totals of the one pass: in the engine, or numbered and added up in this process."""
+    if engine != "dense":
+        found = one_pass_totals(who, events, MEASURES, totals, deduplicate=deduplicate)
+        return collected(found)
+    once = who.with_columns(n_exposures=nw.lit(1), n_arms=nw.lit(1))
+    with numbered_units(connection, once) as units:
+        sums = units.totals(events, MEASURES, totals, deduplicate=deduplicate)
+        known = connection.sql(f"FROM {units.table} ORDER BY rowid").pl()
+    return known.with_columns(**{name: pl.Series(total) for name, total in sums.items()}).sort(
+        "unit"
+    )
+
+
 def window_plan(drawn):
     """A window that ends with the look counts up to it; others begin where they like."""
     return [
@@ -124,7 +141,7 @@ def window_plan(drawn):
     ]
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "polars"])
+@pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=40, deadline=None)
 @given(rows=EVENTS, exposed=EXPOSED, drawn=TOTALS, repeats=st.integers(0, 3))
 def test_one_pass_equals_partials(engine, rows, exposed, drawn, repeats):
@@ -136,8 +153,8 @@ def test_one_pass_equals_partials(engine, rows, exposed, drawn, repeats):
         )
         measured = measured_events(once, MEASURES)
         expected = collected(window_totals(who, unit_days(measured, MEASURES), measured, totals))
-        plain = collected(one_pass_totals(who, once, MEASURES, totals))
-        distinct = collected(one_pass_totals(who, again, MEASURES, totals, deduplicate=True))
+        plain = added_up(engine, connection, who, once, totals)
+        distinct = added_up(engine, connection, who, again, totals, deduplicate=True)
     for found in (plain, distinct):
         assert found.schema == expected.schema
         identity = ["unit", "exposed_at", "arm"]
@@ -148,7 +165,7 @@ def test_one_pass_equals_partials(engine, rows, exposed, drawn, repeats):
             )
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "polars"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_windows_are_half_open_and_repeats_count_once_only_where_asked(engine):
     at = START + 12 * dt.timedelta(hours=1)
     rows = [
@@ -168,7 +185,7 @@ def test_windows_are_half_open_and_repeats_count_once_only_where_asked(engine):
         who = on(engine, connection, exposed_units({"ann": at, "bob": at}))
         twice = on(engine, connection, delivered)
         found = [
-            collected(one_pass_totals(who, twice, MEASURES, totals, deduplicate=flag))
+            added_up(engine, connection, who, twice, totals, deduplicate=flag)
             .select("unit", "after", "before")
             .rows()
             for flag in (True, False)
@@ -199,7 +216,7 @@ def test_totals_that_are_the_same_under_two_names_are_both_there():
     assert found.select("orders", "bought").rows() == [(1.0, 1.0)]
 
 
-@pytest.mark.parametrize("engine", ["duckdb", "polars"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_window_that_ends_with_the_look_cuts_no_other(engine):
     events = landed([("ann", START + DAY, "order", Decimal("3.00"), "home")])
     look = START + dt.timedelta(hours=1)
@@ -210,5 +227,36 @@ def test_a_window_that_ends_with_the_look_cuts_no_other(engine):
     with duckdb.connect() as connection:
         who = on(engine, connection, exposed_units({"ann": START}))
         once = on(engine, connection, events)
-        found = collected(one_pass_totals(who, once, MEASURES, totals))
+        found = added_up(engine, connection, who, once, totals)
     assert found.select("open", "closed").rows() == [(0.0, 1.0)]
+
+
+@pytest.mark.parametrize("units", [["ann", "bob", "ann"], ["ann", None]])
+def test_units_are_numbered_only_where_each_is_one_row(units):
+    n = len(units)
+    table = pl.DataFrame({"unit": units, "exposed_at": [START] * n, "arm": ["a"] * n})
+    with duckdb.connect() as connection:
+        who = on("duckdb", connection, table).with_columns(n_exposures=nw.lit(1), n_arms=nw.lit(1))
+        with (
+            numbered_units(connection, who) as numbered,
+            pytest.raises(ContractError, match=r"first exposures.*unit (is_unique|not_null): 1"),
+        ):
+            numbered.refuse_repeated()
+        assert connection.sql("SHOW TABLES").fetchall() == []
+
+
+def test_a_pass_leaves_the_settings_of_the_connection_as_they_were():
+    ask = (
+        "SELECT current_setting('disabled_optimizers'), current_setting('preserve_insertion_order')"
+    )
+    events = landed([("ann", START, "order", Decimal("3.00"), "home")])
+    totals = [WindowTotal(name="orders", measure=ORDERS.key, start_day=0, end_day=1)]
+    with duckdb.connect() as connection:
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+        before = connection.sql(ask).fetchall()
+        who, seen = (
+            on("dense", connection, table) for table in (exposed_units({"ann": START}), events)
+        )
+        found = added_up("dense", connection, who, seen, totals)
+        assert found["orders"].to_list() == [1.0]
+        assert connection.sql(ask).fetchall() == before

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from experiments_dagster.frames.definitions import first_exposures
 from experiments_dagster.frames.unit_frames import FramesContractError, build_unit_frames
-from experiments_dagster.looks.direct import direct_estimates
+from experiments_dagster.looks.direct import direct_estimates, direct_units
 from experiments_dagster.looks.estimates import estimate_metrics
 
 START = utc(2026, 3, 1, 23)
@@ -60,8 +60,8 @@ def landed(folder, exposed, events, **configs):
     return project
 
 
-def tables(engine, exposed, events, experiment):
-    """The same data under the names that definitions read, on one engine."""
+def tables(connection, exposed, events, experiment):
+    """The same data under the names that definitions read; without a connection, on Polars."""
     naive = pl.col("at").dt.replace_time_zone(None)
     seen = events_table(events).select(
         naive.alias("occurred_at"), "event", unit="user", event_id="id", value="amount"
@@ -69,8 +69,7 @@ def tables(engine, exposed, events, experiment):
     who = exposures_table(exposed).select(
         naive.alias("occurred_at"), "experiment", "variant", unit="user", event_id="user"
     )
-    if engine == "duckdb":
-        connection = duckdb.connect()
+    if connection is not None:
         seen, who = (connection.from_arrow(table.to_arrow()) for table in (seen, who))
     else:
         seen, who = seen.lazy(), who.lazy()
@@ -85,8 +84,13 @@ def tables(engine, exposed, events, experiment):
 
 
 def directly(engine, exposed, events, experiment, **more):
-    first, seen = tables(engine, exposed, events, experiment)
-    return direct_estimates(experiment, first, seen, {"events": AS_OF.replace(tzinfo=None)}, **more)
+    connection = duckdb.connect() if engine == "duckdb" else None
+    first, seen = tables(connection, exposed, events, experiment)
+    horizons = {"events": AS_OF.replace(tzinfo=None)}
+    units = direct_units(experiment, first, seen, horizons, connection=connection, **more)
+    if connection is not None:
+        connection.close()
+    return direct_estimates(experiment, units)
 
 
 def numbers(estimates):
