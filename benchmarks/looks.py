@@ -1,7 +1,8 @@
 """Looks as data arrive, and the same look from all events at once.
 
     python -m benchmarks.looks look DAY FOLDER       the look on a day of the experiment, from 2 on
-    python -m benchmarks.looks rebuild DAY FOLDER    its numbers from every landed event
+    python -m benchmarks.looks rebuild DAY FOLDER    the same look when nothing was kept
+    python -m benchmarks.looks estimate DAY FOLDER   its numbers alone, in one pass, not recorded
 
 The data of a folder are landed once, a day at a time after the history, into FOLDER/looks. A
 measured look starts where the one of the day before ended; it adds up the new day, takes the look
@@ -99,7 +100,15 @@ def look(project: Project, day: int) -> Estimates:
 
 
 def rebuild(project: Project, day: int) -> Estimates:
-    """The same effects in one pass over all landed events."""
+    """The look when all that can be made from landed files has to be made again."""
+    layout = Layout(project.storage)
+    for folder in (layout.unit_days("events", "-").parent, layout.unit_rows("-").parent):
+        shutil.rmtree(folder)
+    return look(project, day)
+
+
+def estimate(project: Project, day: int) -> Estimates:
+    """The same effects in one pass over all landed events, not recorded."""
     experiment = project.experiments["checkout"]
     manifest = Manifest(Layout(project.storage)).refresh()
     cutoff = batch_of(day)
@@ -125,10 +134,13 @@ def rebuild(project: Project, day: int) -> Estimates:
     return numbers(direct_estimates(experiment, units), is_adjusted=True)
 
 
+ACTIONS = {"look": look, "rebuild": rebuild, "estimate": estimate}
+
+
 def main() -> None:
     """Print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["prepare", "look", "rebuild"])
+    parser.add_argument("what", choices=["prepare", *ACTIONS])
     parser.add_argument("day", type=int)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
@@ -151,8 +163,7 @@ def main() -> None:
             Layout(folder / "store").manifest / name,
         )
         project = write_project(folder, ["checkout"])
-        run = look if given.what == "look" else rebuild
-        report(lambda: run(project, given.day))
+        report(lambda: ACTIONS[given.what](project, given.day))
 
 
 if __name__ == "__main__":

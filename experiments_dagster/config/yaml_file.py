@@ -103,6 +103,8 @@ def _read_text(file: Path) -> str:
 
 
 def _refuse_tricks(file: Path, text: str) -> None:
+    if not _can_hide_tricks(text):
+        return
     aliases = depth = 0
     for event in YAML(typ="rt", pure=True).parse(StringIO(text)):
         aliases += isinstance(event, AliasEvent)
@@ -119,6 +121,13 @@ def _refuse_tricks(file: Path, text: str) -> None:
         if rule:
             line = event.start_mark.line + 1
             raise ConfigError([ConfigIssue(file=file, line=line, path="", rule=rule)])
+
+
+def _can_hide_tricks(text: str) -> bool:
+    """Whether a second parse is worth it: most files have no sign of an alias, tag or depth."""
+    deepest = max((len(line) - len(line.lstrip()) for line in text.splitlines()), default=0)
+    opened = deepest + text.count("[") + text.count("{") + text.count("- ") + text.count("? ")
+    return opened > MAX_DEPTH or any(sign in text for sign in "&*!%")
 
 
 @dataclass(slots=True)

@@ -38,6 +38,24 @@ class _Value(NamedTuple):
     nullable: bool = True
 
 
+def validate_unit_frames(
+    frame: pl.DataFrame, experiment: Experiment, *, has_units: bool = True
+) -> None:
+    """What both unit frames promise, in one check over the columns of both.
+
+    Args:
+        frame: All rows, or some of them (see the module).
+        experiment: Which arms, segments and metrics.
+        has_units: As in `validate_user_frame`.
+
+    Raises:
+        ContractError: With the number of rows that break each rule.
+    """
+    values = [*_user_values(experiment), *_ratio_values(experiment)]
+    contract = _unit_contract(experiment, values, has_units=has_units)
+    validate("unit frames", experiment.slug, frame, contract)
+
+
 def validate_user_frame(
     frame: pl.DataFrame, experiment: Experiment, *, has_units: bool = True
 ) -> None:
@@ -52,14 +70,7 @@ def validate_user_frame(
     Raises:
         ContractError: With the number of rows that break each rule.
     """
-    values: list[_Value] = []
-    for metric in experiment.metrics:
-        if not metric.is_ratio:
-            values.append(_Value(metric.name, "is_0_or_1" if metric.is_indicator else None))
-            values += _history(metric.name, experiment)
-    if isinstance(experiment.plan.cap, CapQuantile):
-        values.append(_Value(f"cap_basis_{experiment.primary.name}"))
-    contract = _unit_contract(experiment, values, has_units=has_units)
+    contract = _unit_contract(experiment, _user_values(experiment), has_units=has_units)
     validate("user_frame", experiment.slug, frame, contract)
 
 
@@ -71,12 +82,27 @@ def validate_ratio_frame(
     Args:
         frame: All rows, or some of them (see the module).
         experiment: Which arms, segments and metrics.
-        has_units: Whether the frame has its column unit; without it the caller knows that every
-            row is a unit of its own.
+        has_units: As in `validate_user_frame`.
 
     Raises:
         ContractError: With the number of rows that break each rule.
     """
+    contract = _unit_contract(experiment, _ratio_values(experiment), has_units=has_units)
+    validate("ratio_frame", experiment.slug, frame, contract)
+
+
+def _user_values(experiment: Experiment) -> list[_Value]:
+    values: list[_Value] = []
+    for metric in experiment.metrics:
+        if not metric.is_ratio:
+            values.append(_Value(metric.name, "is_0_or_1" if metric.is_indicator else None))
+            values += _history(metric.name, experiment)
+    if isinstance(experiment.plan.cap, CapQuantile):
+        values.append(_Value(f"cap_basis_{experiment.primary.name}"))
+    return values
+
+
+def _ratio_values(experiment: Experiment) -> list[_Value]:
     values: list[_Value] = []
     for metric in experiment.metrics:
         if metric.is_ratio:
@@ -84,8 +110,7 @@ def validate_ratio_frame(
             values += [_Value(numerator), *_history(numerator, experiment)]
             values += [_Value(denominator, "denominator_not_negative")]
             values += _history(denominator, experiment)
-    contract = _unit_contract(experiment, values, has_units=has_units)
-    validate("ratio_frame", experiment.slug, frame, contract)
+    return values
 
 
 def _history(name: str, experiment: Experiment) -> list[_Value]:

@@ -23,7 +23,11 @@ import polars as pl
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment, canonical_hash
-from experiments_dagster.contracts.frames import validate_ratio_frame, validate_user_frame
+from experiments_dagster.contracts.frames import (
+    validate_ratio_frame,
+    validate_unit_frames,
+    validate_user_frame,
+)
 from experiments_dagster.frames.definitions import Frame, first_exposures
 from experiments_dagster.frames.outcomes import (
     Tables,
@@ -157,6 +161,7 @@ def _cut(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     waiting: pl.DataFrame | None = None
     for part in parts:
         waiting = part if waiting is None else pl.concat([waiting, part])
+        del part
         while waiting.height >= CHUNK_UNITS:
             yield waiting.head(CHUNK_UNITS)
             waiting = waiting.slice(CHUNK_UNITS)
@@ -180,15 +185,16 @@ class KeptFrames:
 
     def parts(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Some columns of the units of one arm, some rows at a time."""
-        for scan in self._scans():
+        for scan in self.scans():
             yield scan.filter(pl.col("n_arms") == 1).select(columns).collect()
 
     def slices(self) -> Iterator[pl.DataFrame]:
         """All columns of all exposed units, some rows at a time."""
-        for scan in self._scans():
+        for scan in self.scans():
             yield scan.collect()
 
-    def _scans(self) -> Iterator[pl.LazyFrame]:
+    def scans(self) -> Iterator[pl.LazyFrame]:
+        """All exposed units, some rows at a time."""
         if not self.files:
             return
         scan = pl.scan_parquet(list(self.files), glob=False)
@@ -291,7 +297,7 @@ class _Build:
             who = self._exposures(duck)
             extra = extra_frames(duck, experiment, who, tables, self.as_of)
             rows = outcome_rows(duck, experiment, who, tables)
-        counts = _counts(experiment, rows.lazy())
+        counts = _counts(experiment, [rows.lazy()], self.horizons)
         frames = validate_frames(experiment, rows.filter(pl.col("n_arms") == 1))
         paths, digests = self._write(frames | extra)
         inputs = {table.path: table.sha256 for _, table in exposures}
@@ -319,7 +325,8 @@ class _Build:
         if in_memory is not None:
             rows = rows.collect().lazy()
         listed = tuple(str(path.relative_to(layout.root)) for path in files)
-        counts = _counts(experiment, rows)
+        parts = kept.scans() if in_memory is None else [rows]
+        counts = _counts(experiment, parts, self.horizons)
         self._validate_new(listed, in_memory)
         extra: dict[str, pl.DataFrame] = {}
         if experiment.needs_extra(self.as_of):
@@ -530,18 +537,26 @@ def validate_frames(
         kind: units.select(name for name in names if has_units or name != "unit")
         for kind, names in frame_columns(experiment).items()
     }
+    every = dict.fromkeys(name for frame in frames.values() for name in frame.columns)
+    try:
+        validate_unit_frames(units.select(list(every)), experiment, has_units=has_units)
+    except ContractError:
+        raise _by_frame(experiment, frames, has_units=has_units) from None
+    return frames
+
+
+def _by_frame(
+    experiment: Experiment, frames: dict[str, pl.DataFrame], *, has_units: bool
+) -> FramesContractError:
+    """The same failure, told for each frame."""
     broken: dict[str, dict[str, int]] = {}
-    for kind, check in (
-        ("user_frame", validate_user_frame),
-        ("ratio_frame", validate_ratio_frame),
-    ):
+    checks = {"user_frame": validate_user_frame, "ratio_frame": validate_ratio_frame}
+    for kind, check in checks.items():
         try:
             check(frames[kind], experiment, has_units=has_units)
         except ContractError as error:
             broken[kind] = error.cases
-    if broken:
-        raise FramesContractError(experiment.slug, broken)
-    return frames
+    return FramesContractError(experiment.slug, broken)
 
 
 def frame_columns(experiment: Experiment) -> dict[str, list[str]]:
@@ -560,27 +575,35 @@ def frame_columns(experiment: Experiment) -> dict[str, list[str]]:
     return columns
 
 
-def _counts(experiment: Experiment, rows: pl.LazyFrame) -> dict[str, dict[str, int]]:
-    """Units by arm, and those whose window is open by metric.
+def _counts(
+    experiment: Experiment, parts: Iterable[pl.LazyFrame], horizons: dict[str, dt.datetime]
+) -> dict[str, dict[str, int]]:
+    """Units by arm, and those whose window is open by metric: told by exposures alone.
+
+    Args:
+        experiment: Arms and metrics.
+        parts: The rows of all exposed units, some at a time.
+        horizons: Up to when each source speaks, naive UTC.
 
     Raises:
         ContractError: Exposures name an arm that is not configured.
     """
     is_single = pl.col("n_arms") == 1
-    outcomes = {metric.name: metric.columns[0][0] for metric in experiment.metrics}
-    found = (
-        rows.group_by("arm")
-        .agg(
-            is_single.sum().alias("n_exposed"),
-            (~is_single).sum().alias("n_multi_arm"),
-            pl.col("n_exposures").filter(is_single).sum().alias("n_rows"),
-            *(
-                (pl.col(column).is_null() & is_single).sum().alias(f"open_{name}")
-                for name, column in outcomes.items()
-            ),
-        )
-        .collect()
-    )
+    is_open = {
+        metric.name: _ends_after(metric, horizons.get(metric.parts[0].source))
+        for metric in experiment.metrics
+    }
+    sums = [
+        is_single.sum().alias("n_exposed"),
+        (~is_single).sum().alias("n_multi_arm"),
+        pl.col("n_exposures").filter(is_single).sum().alias("n_rows"),
+        *(
+            (ends_after & is_single).sum().alias(f"open_{name}")
+            for name, ends_after in is_open.items()
+        ),
+    ]
+    tables = [part.group_by("arm").agg(sums).collect() for part in parts]
+    found = pl.concat(tables).group_by("arm").sum() if tables else pl.DataFrame({"arm": []})
     by_arm = {row["arm"]: row for row in found.iter_rows(named=True)}
     unknown = {arm: row for arm, row in by_arm.items() if arm not in experiment.variants}
     if unknown:
@@ -593,5 +616,13 @@ def _counts(experiment: Experiment, rows: pl.LazyFrame) -> dict[str, dict[str, i
         name: {arm: int(by_arm.get(arm, {}).get(name, 0)) for arm in experiment.variants}
         for name in ("n_exposed", "n_multi_arm", "n_rows")
     }
-    counts["n_immature"] = {name: int(found[f"open_{name}"].sum()) for name in outcomes}
+    counts["n_immature"] = {
+        name: sum(int(row[f"open_{name}"]) for row in by_arm.values()) for name in is_open
+    }
     return counts
+
+
+def _ends_after(metric: Metric, horizon: dt.datetime | None) -> pl.Expr:
+    if horizon is None:
+        return pl.lit(value=True)
+    return pl.col("exposed_at").dt.offset_by(f"{metric.maturity_days}d") > horizon

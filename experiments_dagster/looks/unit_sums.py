@@ -105,6 +105,7 @@ class UnitEngine:
                     part = Part(segment, level)
                     primary = self.experiment.primary
                     self._add(moments, (primary.name, part), chunk, primary)
+            del chunk  # before the next one is read
         for metric in self.metrics.values():
             moments.setdefault((metric.name, EVERYBODY), self._nobody(metric))
         return counts, moments
@@ -127,11 +128,13 @@ class UnitEngine:
                 metric, line = self.metrics[side.metric], side.line
                 arrays = self._arrays(chunk, metric, side.part, side.arm, line.covariates)
                 found[side] += line.sums(*arrays)
+            del chunk, arrays
         return {task: (found[pair[0]], found[pair[1]]) for task, pair in sides.items()}
 
     def _chunks(self) -> Iterator[_Chunk]:
-        for frame in self.frames.chunks(columns_of(self.experiment)):
-            yield _Chunk(frame, tuple(self.experiment.variants))
+        arms = tuple(self.experiment.variants)
+        frames = self.frames.chunks(columns_of(self.experiment))
+        return map(lambda frame: _Chunk(frame, arms), frames)  # noqa: C417 - holds on to none
 
     def _arrays(
         self, chunk: _Chunk, metric: Metric, part: Part, arm: str, covariates: Sequence[str]

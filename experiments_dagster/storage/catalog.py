@@ -87,8 +87,12 @@ def _build(layout: Layout, target: Path, statement: str, *, mode: int) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.closing(duckdb.connect(str(temporary))) as connection:
+            # Views look at their files: many share some. One transaction, one write.
+            connection.execute("SET parquet_metadata_cache = true")
+            connection.execute("BEGIN")
             for name, select in catalog_tables(layout).items():
                 connection.execute(statement.format(name=quote_name(name), select=select))
+            connection.execute("COMMIT")
         temporary.chmod(mode)
         temporary.replace(target)
     finally:
