@@ -36,3 +36,9 @@ estimate_intervention = dg.define_asset_job(
     dg.AssetSelection.assets(DAILY_SERIES, ["results", "causal_impact"]),
     description="One intervention from daily series to counterfactual and report.",
 )
+
+allocate_bandit = dg.define_asset_job(
+    "allocate_bandit",
+    dg.AssetSelection.assets(["results", "bandit"]),
+    description="One bandit's shares of the next period.",
+)

@@ -9,6 +9,7 @@ import dagster as dg
 ARRIVAL_DAYS = dg.DailyPartitionsDefinition(start_date="2015-01-01", end_offset=2)
 EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
 INTERVENTIONS = dg.DynamicPartitionsDefinition(name="intervention")
+BANDITS = dg.DynamicPartitionsDefinition(name="bandit")
 
 
 def all_days(*keys: list[str]) -> list[dg.AssetDep]:

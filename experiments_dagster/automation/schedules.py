@@ -1,10 +1,12 @@
-"""daily_looks: every morning, the looks that the plans call for."""
+"""Every morning: the looks that the plans call for, and the shares of bandits' next periods."""
 
 import datetime as dt
 
 import dagster as dg
 
+from experiments_dagster.automation.jobs import allocate_bandit
 from experiments_dagster.automation.looks_run import nightly_looks
+from experiments_dagster.bandits.allocate import due_bandits
 from experiments_dagster.config.project import Project
 from experiments_dagster.looks.calendar import due_look, local_day
 from experiments_dagster.looks.recorded import recorded_looks
@@ -54,3 +56,25 @@ def daily_looks(
         run_config={"ops": {"take_looks": {"config": {"experiments": due}}}},
         tags={"looks": "daily", "as_of": str(now.date())},
     )
+
+
+@dg.schedule(
+    name="daily_bandits",
+    job=allocate_bandit,
+    cron_schedule="30 5 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Records the shares of every bandit's next period.",
+)
+def daily_bandits(
+    context: dg.ScheduleEvaluationContext, experiments: ExperimentsProject
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """One run per bandit that is due; a record is written once, however often a run repeats."""
+    project = experiments.load()
+    due = due_bandits(project, experiments.manifest(project))
+    if not due:
+        return dg.SkipReason("every next period has its shares")
+    day = context.scheduled_execution_time.astimezone(dt.UTC).date()
+    return [
+        dg.RunRequest(run_key=f"bandit:{slug}:{day}", partition_key=slug, tags={"bandit": slug})
+        for slug in due
+    ]

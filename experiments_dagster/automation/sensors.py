@@ -7,7 +7,7 @@ import dagster as dg
 
 from experiments_dagster.automation.jobs import ingest_day
 from experiments_dagster.automation.looks_run import nightly_looks
-from experiments_dagster.automation.partitions import EXPERIMENTS, INTERVENTIONS
+from experiments_dagster.automation.partitions import BANDITS, EXPERIMENTS, INTERVENTIONS
 from experiments_dagster.config.project import Project
 from experiments_dagster.looks.calendar import due_look, local_day, start_of_day
 from experiments_dagster.looks.recorded import recorded_looks
@@ -27,11 +27,12 @@ UNFINISHED = [
 
 
 def register_partitions(instance: dg.DagsterInstance, project: Project) -> list[str]:
-    """Add a partition for each configured experiment and intervention that has none yet."""
+    """Add a partition for each configured experiment, intervention and bandit without one."""
     added = []
     for partitions, slugs in (
         (EXPERIMENTS, project.experiments),
         (INTERVENTIONS, project.interventions),
+        (BANDITS, project.bandits),
     ):
         assert partitions.name is not None
         known = set(instance.get_dynamic_partitions(partitions.name))

@@ -92,7 +92,7 @@ class Runner:
             tags={"as_of": str(as_of or "now")},
             raise_on_error=False,
         )
-        return _troubles(result, "run")
+        return troubles_of(result, "run")
 
     def due_interventions(self) -> list[str]:
         """Interventions that have new data since they were estimated."""
@@ -106,14 +106,14 @@ class Runner:
             run_config=QUIET,
             raise_on_error=False,
         )
-        return _troubles(result, intervention)
+        return troubles_of(result, intervention)
 
     def deliver_alerts(self) -> None:
         """Turn finished runs into alerts and try to deliver all that wait."""
         process_finished_runs(self.instance, Outbox(self.layout.outbox), self.project.channels)
 
 
-def _troubles(result: dg.ExecuteInProcessResult, subject: str) -> list[Trouble]:
+def troubles_of(result: dg.ExecuteInProcessResult, subject: str) -> list[Trouble]:
     """What a run says it could not do, and its failure where it says nothing."""
     found: list[Trouble] = []
     for event in result.all_events:

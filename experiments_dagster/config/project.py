@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from experiments_dagster.alerts.channels import ChannelSettings
 from experiments_dagster.alerts.file import FileChannel
+from experiments_dagster.config.bandit import Bandit, BanditSpec, bandit_rules, resolve_bandit
 from experiments_dagster.config.base import SLUG
 from experiments_dagster.config.errors import ConfigError, ConfigIssue
 from experiments_dagster.config.experiment import (
@@ -58,6 +59,7 @@ class Project:
     metrics: dict[str, Metric]
     experiments: dict[str, Experiment]
     interventions: dict[str, Intervention]
+    bandits: dict[str, Bandit]
 
     @property
     def storage(self) -> Path:
@@ -100,8 +102,8 @@ def load_project(folder: Path) -> Project:
 def read_project(folder: Path) -> tuple[Project | None, list[ConfigIssue]]:
     """Load what is right and list what is wrong.
 
-    A mistake in one experiment or intervention leaves the others usable; the project is None
-    only when platform.yaml or metrics.yaml cannot be used.
+    A mistake in one experiment, intervention or bandit leaves the others usable; the project is
+    None only when platform.yaml or metrics.yaml cannot be used.
     """
     folder = folder.resolve()
     configs = folder / "configs"
@@ -116,12 +118,14 @@ def read_project(folder: Path) -> tuple[Project | None, list[ConfigIssue]]:
     metrics = _resolve_metrics(metrics_file, platform[0], issues)
     experiments = _read_experiments(configs / "experiments", platform[0], metrics, issues)
     interventions = _read_interventions(configs / "interventions", platform[0], metrics, issues)
+    bandits = _read_bandits(configs / "bandits", platform[0], metrics, issues)
     project = Project(
         folder=folder,
         platform=platform[0],
         metrics=metrics,
         experiments=experiments,
         interventions=interventions,
+        bandits=bandits,
     )
     return project, issues
 
@@ -492,6 +496,26 @@ def _read_interventions(
             metric = metrics[spec.series.metric]
             interventions[file.stem] = Intervention(slug=file.stem, spec=spec, metric=metric)
     return interventions
+
+
+def _read_bandits(
+    folder: Path, platform: Platform, metrics: dict[str, Metric], issues: list[ConfigIssue]
+) -> dict[str, Bandit]:
+    bandits = {}
+    for file in _yaml_files(folder, issues):
+        loaded = _read_model(file, BanditSpec, issues)
+        if loaded is None:
+            continue
+        spec, yaml_file = loaded
+        found = [
+            yaml_file.issue(place, rule) for place, rule in bandit_rules(spec, metrics, platform)
+        ]
+        issues.extend(found)
+        if not found:
+            bandits[file.stem] = resolve_bandit(
+                file.stem, spec, metrics, timezone=platform.timezone
+            )
+    return bandits
 
 
 def _yaml_files(folder: Path, issues: list[ConfigIssue]) -> list[Path]:

@@ -474,7 +474,110 @@ AROUND = _methods(
         ),
     )
 )
-METHODS = (*FIXED, *ADJUSTED, *SEQUENTIAL, *AROUND)
+LEARNING = _methods(
+    (
+        (
+            "meta-analysis",
+            "mean effect over studies, its spread, prediction",
+            "numbers",
+            "independent studies; 3 or more for τ²",
+            "Hartung & Knapp 2001; Viechtbauer 2005",
+            "meta/bcg:REML_HK",
+            "meta_analysis.pool_studies",
+        ),
+        (
+            "factorial",
+            "main effects and interactions of 2^k",
+            "units",
+            "fixed horizon; Holm within order",
+            "Yates 1937; Bell & McCaffrey 2002",
+            "bayes/factorial_toothgrowth",
+            "factorial.factorial_effects",
+        ),
+        (
+            "interaction of experiments",
+            "effect by the arm of another experiment",
+            "units",
+            "100 units per cell; independent arms",
+            "MacKinnon & White 1985",
+            "statsmodels OLS HC2",
+            "interaction.interaction_of_means",
+        ),
+        (
+            "complier effect",
+            "effect on compliers (CACE)",
+            "units",
+            "exclusion, monotonicity; Anderson-Rubin if F < 10",
+            "Imbens & Angrist 1994",
+            "statsmodels IV2SLS",
+            "noncompliance.complier_effect",
+        ),
+        (
+            "best arm (Bayes)",
+            "P(best), expected loss",
+            "numbers",
+            "given the prior; no error control by stopping",
+            "Scott 2010; Miller 2014",
+            "bayes/beta_binomial",
+            "bayesian.best_arm.best_arm",
+        ),
+        (
+            "gamma-Poisson",
+            "P(λ₂ > λ₁)",
+            "counts",
+            "Poisson counts, given the prior",
+            "Miller 2014",
+            "bayes/gamma_poisson",
+            "bayesian.gamma_poisson.probability_higher",
+        ),
+        (
+            "effect posterior",
+            "effect, P(θ > 0), expected loss",
+            "numbers",
+            "normal estimate, given the prior",
+            "Azevedo et al. 2020",
+            "Bayes' theorem on a grid",
+            "bayesian.normal.effect_posterior",
+        ),
+        (
+            "Thompson shares",
+            "P(best) above a floor",
+            "numbers",
+            "allocation, not inference",
+            "Thompson 1933",
+            "draws of the posteriors",
+            "bandits.thompson.next_shares",
+        ),
+        (
+            "regret",
+            "mean regret",
+            "numbers",
+            "Bernoulli rewards, simulated",
+            "Lai & Robbins 1985; Kaufmann et al. 2012",
+            "bayes/lai_robbins:const",
+            "bandits.regret.simulate_regret",
+        ),
+        (
+            "adaptive: weighted_ipw",
+            "difference of means",
+            "moments",
+            "shares known beforehand; about 50 units per arm and period",
+            "Hadad et al. 2021",
+            "calibration; unit-level formula",
+            "bandits.adaptive.weighted_ipw",
+        ),
+        (
+            "adaptive: within_periods",
+            "difference of means",
+            "moments",
+            "shares known beforehand; about 50 units per arm and period",
+            "Zhang, Janson & Murphy 2020",
+            "calibration; formula by hand",
+            "bandits.adaptive.within_periods",
+        ),
+    )
+)
+METHODS = (*FIXED, *ADJUSTED, *SEQUENTIAL, *AROUND, *LEARNING)
 
 
 def markdown_table(methods: Iterable[Method] = METHODS) -> str:

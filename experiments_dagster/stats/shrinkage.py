@@ -1,11 +1,7 @@
 """The winner's curse: what an estimate that looks large is worth (METHODS 10.4).
 
-Past effects Δ̂_j with standard errors s_j, weights w_j = 1/(s_j² + τ²), are draws around μ:
-
-    mean zero   ℓ(τ²) = ½Σ ln w − ½Σ w Δ̂²
-    mean free   ℓ(τ²) = ½Σ ln w − ½ ln Σw − ½Σ w (Δ̂ − μ̂)²,   μ̂ = Σ wΔ̂/Σw        (REML)
-
-maximised over τ² ≥ 0, boundary included. Then, for a new result Δ̂ ± s,
+Past effects Δ̂_j with standard errors s_j are draws around μ, which is 0 or free, with a variance
+τ² of true effects that `between_variance` estimates. Then, for a new result Δ̂ ± s,
 
     shrunk = μ + B (Δ̂ − μ),   B = τ²/(τ² + s²),   posterior sd = √(τ²s²/(τ² + s²)) = s√B
 
@@ -26,21 +22,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from experiments_dagster.stats.between_variance import (
+    likeliest_tau2,
+    scaled_studies,
+    weighted_mean,
+)
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import critical_value
 
 Mean = Literal["zero", "free"]
-Vector = NDArray[np.float64]
 
 MIN_EFFECTS = 5  # below, a declared default prior
 FREE_MEAN_EFFECTS = 20
-GRID = 400  # points of τ² between which the likelihood has at most one peak
-SMALLEST_TAU2 = 1e-8  # relative to the smallest squared standard error
 SCORE_PRECISION = 1e-14
-TINY = float(np.finfo(np.float64).tiny)  # leaves the precision of a root to its size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,36 +96,18 @@ def between_variance(
         >>> mu, round(tau2, 9)
         (0.0, 0.035)
     """
-    from scipy.optimize import brentq
-
     if mean not in {"zero", "free"}:
         msg = f"mean is {mean!r}, need 'zero' or 'free'"
         raise ValueError(msg)
-    y, v, scale = _scaled(estimates, std_errors)
     is_free = mean == "free"
-    if len(y) < 1 + is_free:
-        raise EstimationError("N_TOO_SMALL", "past effects", f"{len(y)}, need {1 + is_free}")
-    centre = float(y.mean()) if is_free else 0.0
-    y = y - centre
-    # At the top every term of the score is negative.
-    top = 4 * float(np.square(y).max())
-    low = SMALLEST_TAU2 * float(v.min())
-    grid = np.concatenate([[0.0], np.geomspace(low, max(top, 2 * low), GRID)])
-    scores = _score(grid, y, v, is_free=is_free)
-
-    def score_at(value: float) -> float:
-        return float(_score(np.array([value]), y, v, is_free=is_free)[0])
-
-    peaks = [0.0] if scores[0] <= 0 else []
-    peaks += [
-        float(brentq(score_at, grid[index], grid[index + 1], xtol=TINY))
-        for index in np.flatnonzero((scores[:-1] > 0) & (scores[1:] <= 0))
-    ]
-    heights = _log_likelihood(np.array(peaks), y, v, is_free=is_free)
-    tau2 = peaks[int(np.argmax(heights))]
-    w = 1 / (v + tau2)
-    mu = centre + float(w @ y / w.sum()) if is_free else 0.0
-    return mu * scale, tau2 * scale**2
+    studies = scaled_studies(estimates, std_errors, is_centred=is_free, subject="past effects")
+    if len(studies.y) < 1 + is_free:
+        raise EstimationError(
+            "N_TOO_SMALL", "past effects", f"{len(studies.y)}, need {1 + is_free}"
+        )
+    tau2 = likeliest_tau2(studies.y, studies.v, "reml" if is_free else "zero_mean")
+    mu = studies.effect(weighted_mean(studies.y, studies.v, tau2)[0]) if is_free else 0.0
+    return mu, studies.variance(tau2)
 
 
 def learn_prior(
@@ -264,37 +243,3 @@ def conditional_estimate(estimate: float, std_error: float, *, alpha: float = 0.
 
     theta = float(brentq(score, 0.0, z, xtol=SCORE_PRECISION))
     return math.copysign(theta * std_error, estimate)
-
-
-def _scaled(estimates: ArrayLike, std_errors: ArrayLike) -> tuple[Vector, Vector, float]:
-    """Effects and variances in units of the largest number among them."""
-    y = np.asarray(estimates, dtype=np.float64)
-    s = np.asarray(std_errors, dtype=np.float64)
-    if y.shape != s.shape or y.ndim != 1:
-        msg = f"estimates have shape {y.shape}, std_errors {s.shape}, need (k,) each"
-        raise ValueError(msg)
-    if not (np.isfinite(y).all() and np.isfinite(s).all()):
-        raise EstimationError("NON_FINITE_INPUT", "past effects")
-    if (s <= 0).any():
-        raise EstimationError("ZERO_VARIANCE", "past effects", "a std_error is not above 0")
-    scale = float(np.abs([y, s]).max(initial=0.0)) or 1.0
-    return y / scale, np.square(s / scale), scale
-
-
-def _log_likelihood(tau2: Vector, y: Vector, v: Vector, *, is_free: bool) -> Vector:
-    """ℓ at each τ², shape (grid,)."""
-    w = 1 / (v + tau2[:, None])
-    total = w.sum(axis=1)
-    mu = (w * y).sum(axis=1) / total if is_free else np.zeros_like(total)
-    quadratic = (w * np.square(y - mu[:, None])).sum(axis=1)
-    restricted = np.log(total) if is_free else 0.0
-    return np.asarray(0.5 * (np.log(w).sum(axis=1) - restricted - quadratic))
-
-
-def _score(tau2: Vector, y: Vector, v: Vector, *, is_free: bool) -> Vector:
-    """Twice dℓ/dτ² at each τ², shape (grid,)."""
-    w = 1 / (v + tau2[:, None])
-    total, squares = w.sum(axis=1), np.square(w)
-    mu = (w * y).sum(axis=1) / total if is_free else np.zeros_like(total)
-    penalty = total - squares.sum(axis=1) / total if is_free else total
-    return np.asarray((squares * np.square(y - mu[:, None])).sum(axis=1) - penalty)

@@ -1,0 +1,1 @@
+"""Bandits: from landed exposures and rewards to the shares of the next period."""

@@ -1,0 +1,1 @@
+"""Allocation that learns: Thompson shares, estimates from adaptive data, regret."""

@@ -1,0 +1,1 @@
+"""Bayesian posteriors of arms and effects, and what follows from them for a decision."""
