@@ -12,17 +12,25 @@ import dagster as dg
 
 from experiments_dagster.alerts.channels import ChannelSettings
 from experiments_dagster.assets.decisions import verdict
+from experiments_dagster.assets.exploration import exploration
 from experiments_dagster.assets.frames import unit_frames
+from experiments_dagster.assets.portfolio import portfolio
 from experiments_dagster.assets.raw import land_day, unit_days
 from experiments_dagster.assets.reports import experiment_report
+from experiments_dagster.assets.results.bandit import bandit
 from experiments_dagster.assets.results.causal_impact import causal_impact, daily_series
 from experiments_dagster.assets.results.cuped import cuped
 from experiments_dagster.assets.results.sequential import sequential
-from experiments_dagster.automation.jobs import estimate_intervention, ingest_day, run_look
+from experiments_dagster.automation.jobs import (
+    allocate_bandit,
+    estimate_intervention,
+    ingest_day,
+    run_look,
+)
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.automation.on_check_failure import build_on_check_failure_sensor
 from experiments_dagster.automation.reap_dead_runs import build_reap_dead_runs_sensor
-from experiments_dagster.automation.schedules import daily_looks
+from experiments_dagster.automation.schedules import daily_bandits, daily_looks
 from experiments_dagster.automation.sensors import on_config_change, on_information, on_new_files
 from experiments_dagster.config.project import read_project
 from experiments_dagster.resources.project import ExperimentsProject
@@ -55,11 +63,14 @@ def build_definitions(folder: Path | None = None) -> dg.Definitions:
             cuped,
             sequential,
             causal_impact,
+            bandit,
             verdict,
             experiment_report,
+            exploration,
+            portfolio,
         ],
-        jobs=[ingest_day, run_look, nightly_looks, estimate_intervention],
-        schedules=[daily_looks],
+        jobs=[ingest_day, run_look, nightly_looks, estimate_intervention, allocate_bandit],
+        schedules=[daily_looks, daily_bandits],
         sensors=[
             on_config_change,
             on_new_files,

@@ -30,8 +30,8 @@ def test_the_example_configuration_validates(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_is_named_exists(page):
     commands = set(typer.main.get_command(app).commands)
-    named = set(re.findall(r"`experiments ([a-z]+)", page.read_text()))
-    named |= set(re.findall(r"^experiments ([a-z]+)", page.read_text(), re.MULTILINE))
+    named = set(re.findall(r"`experiments ([a-z-]+)", page.read_text()))
+    named |= set(re.findall(r"^experiments ([a-z-]+)", page.read_text(), re.MULTILINE))
     assert named <= commands
 
 

@@ -9,7 +9,17 @@ ROOT = Path(__file__).parents[1] / "experiments_dagster"
 OURS = "experiments_dagster"
 TOP = {
     f"{OURS}.{name}"
-    for name in ("looks", "assets", "resources", "checks", "automation", "service", "cli")
+    for name in (
+        "looks",
+        "portfolio",
+        "bandits",
+        "assets",
+        "resources",
+        "checks",
+        "automation",
+        "service",
+        "cli",
+    )
 }
 ENGINES = {"duckdb", "dagster", "polars", "pandera"}
 PACKAGES = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"}
@@ -19,7 +29,10 @@ TAKING -= {f"{OURS}.looks.{name}" for name in ("records", "calendar", "__init__"
 RULES = {
     "stats": ENGINES | {f"{OURS}.{name}" for name in PACKAGES - {"stats"}},
     "causal": ENGINES | {f"{OURS}.{name}" for name in PACKAGES - {"stats", "causal"}},
-    "looks": {"dagster", "dagster_webserver"},
+    "looks": {"dagster", "dagster_webserver", f"{OURS}.portfolio"},
+    "portfolio": {"dagster", "dagster_webserver", f"{OURS}.cli", f"{OURS}.assets"},
+    "bandits": {"dagster", "dagster_webserver", f"{OURS}.cli", f"{OURS}.assets"},
+    "exploration": {"dagster", "dagster_webserver"},
     **dict.fromkeys(("frames", "storage"), TOP | {"dagster", "scipy", "statsmodels"}),
     **dict.fromkeys(("config", "contracts", "decisions", "alerts", "simulate"), TOP | {"dagster"}),
     "reporting": TOP - {f"{OURS}.looks"} | TAKING | {"dagster"},

@@ -9,11 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments_dagster import __version__
-from experiments_dagster.cli import adhoc, design, multiplicity, sql
+from experiments_dagster.cli import (
+    adhoc,
+    bandit,
+    cace,
+    design,
+    explore,
+    factorial,
+    meta,
+    multiplicity,
+    portfolio,
+    simulate,
+    sql,
+)
 from experiments_dagster.cli.output import (
     DAMAGED,
     OK,
     USAGE,
+    OutJson,
+    OutMd,
     err,
     exit_codes,
     fail,
@@ -23,6 +37,8 @@ from experiments_dagster.cli.output import (
     show_error,
     warn,
 )
+from experiments_dagster.cli.user_level import commands as user_level
+from experiments_dagster.cli.user_level import options
 
 if TYPE_CHECKING:
     from experiments_dagster.config.project import Project
@@ -35,7 +51,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (adhoc, design, multiplicity, sql):
+for commands in (
+    adhoc,
+    bandit,
+    design,
+    multiplicity,
+    sql,
+    cace,
+    factorial,
+    meta,
+    portfolio,
+    simulate,
+    explore,
+    user_level,
+):
     commands.register(app)
 
 ConfigDir = Annotated[
@@ -98,8 +127,23 @@ def _root(
 
 
 @app.command()
-def validate(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
-    """Check every file in configs/ and name each mistake: file, line, path, rule."""
+def validate(
+    ctx: typer.Context,
+    config_dir: ConfigDir = HERE,
+    as_json: AsJson = False,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="Check this data file instead.")
+    ] = None,
+    schema: options.SchemaName = options.DEFAULT_SCHEMA,
+    groups: options.Groups = options.DEFAULT_GROUPS,
+    out_dir: options.Out = None,
+    out_json: OutJson = None,
+    out_md: OutMd = None,
+) -> None:
+    """Check every file in configs/ and name each mistake; with --input a data file."""
+    if input_file is not None:
+        target = options.Files(out=out_dir, out_json=out_json, out_md=out_md, as_json=as_json)
+        user_level.validate_input(ctx, input_file, schema, groups, target)
     from experiments_dagster.config.project import read_project
 
     project, issues = read_project(_folder(config_dir))
@@ -119,7 +163,8 @@ def validate(config_dir: ConfigDir = HERE, as_json: AsJson = False) -> None:
     elif project is not None:
         out.print(
             f"fine: {len(project.platform.sources)} sources, {len(project.metrics)} metrics, "
-            f"{len(project.experiments)} experiments, {len(project.interventions)} interventions"
+            f"{len(project.experiments)} experiments, {len(project.interventions)} interventions, "
+            f"{len(project.bandits)} bandits"
         )
     raise typer.Exit(USAGE if issues else OK)
 
@@ -192,6 +237,7 @@ def init(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     slugs: Annotated[
         list[str] | None, typer.Argument(help="Experiments; all when left out.")
     ] = None,
@@ -200,9 +246,12 @@ def run(
         typer.Option("--as-of", formats=["%Y-%m-%d"], help="Look as of this day, 00:00 local."),
     ] = None,
     config_dir: ConfigDir = HERE,
+    config: options.ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Land new files, take the looks that are due, estimate interventions, deliver alerts."""
+    """Land new files, take due looks, estimate interventions, share out bandits, alert."""
+    if config is not None:
+        user_level.run_config(ctx, config)
     with exit_codes():
         if as_of is not None and as_of.date() > dt.datetime.now(dt.UTC).date():
             fail(f"--as-of {as_of.date()}: is in the future, must be today or before", USAGE)
@@ -215,6 +264,8 @@ def run(
             troubles = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
             for intervention in [] if slugs else runner.due_interventions():
                 troubles += runner.estimate(intervention)
+            if not slugs:
+                troubles += bandit.allocate_due(runner, as_of.date() if as_of else None)
             runner.deliver_alerts()
         _show_status(project, slugs, as_json=as_json)
         for trouble in troubles:

@@ -108,7 +108,8 @@ def make_project(
             continue
         write_bytes(path, text.encode())
         written.append((path, ""))
-    (folder / "configs" / "interventions").mkdir(exist_ok=True)
+    for kind in ("interventions", "bandits"):
+        (folder / "configs" / kind).mkdir(exist_ok=True)
     load_project(folder)
     return written
 

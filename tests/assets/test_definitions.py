@@ -27,8 +27,11 @@ GRAPH = {
     "results/cuped": ["frames/ratio_frame", "frames/user_frame"],
     "results/sequential": ["results/cuped"],
     "results/causal_impact": ["frames/daily_series"],
+    "results/bandit": ["frames/unit_days", "raw/exposures"],
     "decisions/verdict": ["results/sequential"],
     "reports/experiment_report": ["decisions/verdict"],
+    "reports/exploration": ["frames/ratio_frame", "frames/user_frame"],
+    "reports/portfolio": ["decisions/verdict"],
 }
 CHECKS = {
     ("raw/events", "landing_health", False),
@@ -80,12 +83,14 @@ def test_jobs_schedules_and_sensors_have_their_names(definitions):
     repository = definitions.get_repository_def()
     assert set(repository.job_names) == {
         "__ASSET_JOB",
+        "allocate_bandit",
         "estimate_intervention",
         "ingest_day",
         "nightly_looks",
         "run_look",
     }
-    assert [schedule.name for schedule in repository.schedule_defs] == ["daily_looks"]
+    schedules = {schedule.name for schedule in repository.schedule_defs}
+    assert schedules == {"daily_looks", "daily_bandits"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "on_config_change",
         "on_new_files",
