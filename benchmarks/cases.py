@@ -104,17 +104,30 @@ def peer(name: str, folder: str, scenario: str, **more: object) -> Case:
 ALL = ("S", "M", "L")
 REPEATED = "repeated events"
 ON_M = ("M",)
+INFERENCE = {
+    "cells": "1,000 cells",
+    "looks": "10,000 experiments of 28 looks",
+    "boundaries": "boundaries of 50 looks",
+    "bootstrap": "bootstrap of 1 million units, 2,000 times",
+}
 CASES = [
     own(SCAN, "bare_scan", "{data}", "plain", sizes=ALL),
     own(OURS, "ours", "plain", "{data}", sizes=ALL),
     own(f"{OURS}, contracts unchecked", "ours", "unchecked", "{data}"),
     own(f"{OURS}, CUPED", "ours", "cuped", "{data}", scenario="cuped"),
+    own(f"{OURS}, 1 metric", "ours", "metrics-1", "{data}", scenario="1 metric", sizes=ON_M),
+    own(f"{OURS}, 50 metrics", "ours", "metrics-50", "{data}", scenario="50 metrics", sizes=ON_M),
+    own(f"{OURS}, 20 segments", "ours", "segments-20", "{data}", scenario="segments", sizes=ON_M),
     own("one pass in portable expressions", "definition", "portable", "{data}", scenario="totals"),
     own("one pass in hand-written SQL", "definition", "sql", "{data}", scenario="totals"),
     day("look on day 28", "look", "28"),
     day("look on day 28, nothing kept", "rebuild", "28", most_rounds=2),
     day("day 28 estimated in one pass, not recorded", "estimate", "28"),
     day("look on day 2", "look", "2"),
+    *(
+        own(f"inference: {what}", "inference", name, scenario=name, sizes=("S",))
+        for name, what in INFERENCE.items()
+    ),
     night("night of 1 experiment", "plain", "1"),
     night("night of 1 experiment, in Dagster", "night", "1"),
     night("night of 20 experiments", "plain", "20"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from benchmarks.clock import EVENTS
 from experiments_dagster.config.project import Project, load_project
 from experiments_dagster.config.resolve import Experiment
 
@@ -93,3 +94,36 @@ def experiment_of(estimator: str) -> Experiment:
     with tempfile.TemporaryDirectory() as folder:
         project = write_project(Path(folder), ["checkout"], estimator=estimator)
         return project.experiments["checkout"]
+
+
+def wide_experiment(*, metrics: int, segments: int) -> Experiment:
+    """`checkout` with so many metrics (of four events, over 1, 2, ... days) and segments."""
+    names = [f"metric_{k:02d}" for k in range(metrics)]
+    lines = [
+        f"  {name}: {{kind: count, event: {EVENTS[k % 4]}, window_days: {1 + k // 4}}}"
+        for k, name in enumerate(names)
+    ]
+    listed = ", ".join(segment_names(segments))
+    properties = ", ".join(f"{name}: {name}" for name in segment_names(segments))
+    text = EXPERIMENT.format(
+        slug="checkout",
+        variants=THREE_ARMS,
+        estimator=ESTIMATORS["unadjusted"],
+        segments=f"[{listed}]",
+    )
+    text = text.replace("metric: revenue,", f"metric: {names[0]},")
+    text = text.replace(
+        "[conversion, clicks, views, revenue_per_cart]", f"[{', '.join(names[1:])}]"
+    )
+    platform = PLATFORM.format(memory="1GB", properties=f"{{{properties}}}")
+    with tempfile.TemporaryDirectory() as folder:
+        configs = write_project(Path(folder), []).folder / "configs"
+        (configs / "platform.yaml").write_text(platform)
+        (configs / "metrics.yaml").write_text("schema_version: 1\nmetrics:\n" + "\n".join(lines))
+        (configs / "experiments" / "checkout.yaml").write_text(text)
+        return load_project(Path(folder)).experiments["checkout"]
+
+
+def segment_names(n: int) -> list[str]:
+    """Names of so many segments."""
+    return [f"segment_{k:02d}" for k in range(n)]
