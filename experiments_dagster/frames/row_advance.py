@@ -201,7 +201,10 @@ class Advance:
             self.duck.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {empty}")
             return
         union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-        sums = ", ".join(f"sum({quote_name(name)}) AS {quote_name(name)}" for name in names)
+        # A sum is as wide as numbers get; rows keep it in 8 bytes, and so does all on the way.
+        sums = ", ".join(
+            f"sum({quote_name(name)})::{self.types[name]} AS {quote_name(name)}" for name in names
+        )
         present = {name for source in files for name in self._names(source) if files[source][0]}
         padding = "".join(f", NULL::BIGINT AS {quote_name(n)}" for n in names if n not in present)
         self.duck.execute(
@@ -235,7 +238,8 @@ class Advance:
             event = f"(occurred_at >= {low} AND occurred_at < {high} AND NOT {day})"
             for conditions, condition in ((whole, day), (single, event)):
                 amount = f"CASE WHEN {condition} THEN {quote_name(total.measure)} END"
-                conditions.append(f"sum({amount}) AS {quote_name(total.name)}")
+                kind = self.types[total.name]
+                conditions.append(f"sum({amount})::{kind} AS {quote_name(total.name)}")
         keys = f"(SELECT experiment, unit, {limits} FROM keys)"
         return f"""
             SELECT experiment, unit, {", ".join(whole)} FROM {_files(days)} d
