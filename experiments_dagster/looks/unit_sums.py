@@ -126,9 +126,10 @@ class UnitEngine:
         for chunk in self._chunks():
             for side in found:
                 metric, line = self.metrics[side.metric], side.line
-                arrays = self._arrays(chunk, metric, side.part, side.arm, line.covariates)
-                found[side] += line.sums(*arrays)
-            del chunk, arrays
+                found[side] += line.sums(
+                    *self._arrays(chunk, metric, side.part, side.arm, line.covariates)
+                )
+            del chunk
         return {task: (found[pair[0]], found[pair[1]]) for task, pair in sides.items()}
 
     def _chunks(self) -> Iterator[_Chunk]:

@@ -19,7 +19,7 @@ from experiments_dagster.config.yaml_file import YamlFile, read_yaml
 KEYS = ("command", "input", "out", "audit", "params", "schema")
 COMMANDS = (
     *("validate", "audit", "cuped", "cuped-ratio", "sequential-mean", "sequential-ratio"),
-    *("sequential-simulate", "causal-impact"),
+    "sequential-simulate",
 )
 WITHOUT_INPUT = ("sequential-simulate",)
 
