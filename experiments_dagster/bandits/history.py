@@ -82,6 +82,8 @@ def read_history(layout: Layout, slug: str) -> History:
     folder = period_folder(layout, slug)
     plan_file = folder / "plan.json"
     if not plan_file.exists():
+        if next(folder.glob("[0-9]*.json"), None) is not None:
+            raise DataDamagedError(plan_file, "is missing beside the records that rest on it", HINT)
         return History(slug=slug, plan=None, periods=(), contents=(), head="")
     content = plan_file.read_bytes()
     plan = _document(plan_file, content)

@@ -94,6 +94,11 @@ def two_levels(table: pl.DataFrame, flag: str, column: str) -> tuple[Mask, tuple
         ValueError: The column has another number of values, or numbers that are not finite.
     """
     series = table[column]
+    if series.dtype.is_float():
+        n_wrong = int((~series.is_finite()).sum())
+        if n_wrong:
+            msg = f"{flag} {column}: {n_wrong} values are NaN or infinite, must be levels"
+            raise ValueError(msg)
     values = series.unique().sort().to_list()
     if len(values) != 2:  # noqa: PLR2004
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")  # noqa: PLR2004

@@ -175,9 +175,10 @@ def _balance(
     """Pre-period and segments at exposure by arm."""
     order = (experiment.control, *experiment.treatments)
     arms = frame["arm"].to_numpy().astype(np.str_)
-    for name, values in columns.items():
-        if name.startswith("pre_"):
-            yield from balance_facts(name, values, arms, order)
+    # By metric, not by how a column is called: an outcome may be named pre_something.
+    histories = [f"pre_{name}" for metric in experiment.metrics for name, _ in metric.columns]
+    for history in dict.fromkeys(histories):
+        yield from balance_facts(history, columns[history], arms, order)
     missing = frame["is_pre_missing"].cast(pl.Float64).to_numpy()
     yield from balance_facts("is_pre_missing", missing, arms, order)
     for name in experiment.exposure_properties:

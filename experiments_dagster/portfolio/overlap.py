@@ -21,6 +21,7 @@ from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.unit_frames import frame_columns, read_current_frames
 from experiments_dagster.looks.contrasts import MetricRows, compare_arm, metric_rows
 from experiments_dagster.looks.records import Look
+from experiments_dagster.portfolio.decided import DECIDED
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.interaction import (
     AssignmentDependence,
@@ -102,7 +103,7 @@ def read_overlaps(
     Args:
         layout: Where the published frames are.
         experiments: All of the project.
-        decided: Last look of those that are decided: whose effects may be read.
+        decided: Last look of those with a decided arm: the effects of such arms may be read.
     """
     units = {
         slug: found
@@ -217,7 +218,7 @@ def _tests(
     pairs: Sequence[Overlap],
     units: Mapping[str, pl.DataFrame],
 ) -> Iterator[InteractionTest]:
-    """One test per decided experiment, its treatment arm, and treatment arm of a partner."""
+    """One test per decided treatment arm of an experiment, and treatment arm of a partner."""
     for slug, look in decided.items():
         partners = [
             (pair, pair.second if pair.first == slug else pair.first)
@@ -227,9 +228,11 @@ def _tests(
         if not partners:
             continue
         experiment = experiments[slug]
+        is_decided = {item.arm: item.verdict in DECIDED for item in look.decisions}
+        arms = [arm for arm in experiment.treatments if is_decided.get(arm)]
         rows = _metric_rows(layout, experiment, look)
         for pair, name in partners:
-            yield from _partner_tests(experiment, rows, pair, experiments[name], units[name])
+            yield from _partner_tests(experiment, arms, rows, pair, experiments[name], units[name])
 
 
 def _metric_rows(layout: Layout, experiment: Experiment, look: Look) -> MetricRows | str:
@@ -249,6 +252,7 @@ def _metric_rows(layout: Layout, experiment: Experiment, look: Look) -> MetricRo
 
 def _partner_tests(
     experiment: Experiment,
+    decided_arms: Sequence[str],
     rows: MetricRows | str,
     pair: Overlap,
     other: Experiment,
@@ -260,7 +264,7 @@ def _partner_tests(
         arms = other_units.rename({"arm": OTHER_ARM})
         frame = rows.frame.join(arms, on="unit", how="inner", maintain_order="left")
         joined = replace(rows, frame=frame)
-    for arm, other_arm in itertools.product(experiment.treatments, other.treatments):
+    for arm, other_arm in itertools.product(decided_arms, other.treatments):
         test = InteractionTest(
             experiment=experiment.slug,
             metric=experiment.primary.name,

@@ -12,7 +12,10 @@ from experiments_dagster.portfolio.decided import LeftOut, read_decided
 from experiments_dagster.portfolio.overlap import InteractionTest, Overlap, Overlaps, read_overlaps
 from experiments_dagster.portfolio.pooling import MetricPortfolio, ShrunkArm, pool_by_metric
 from experiments_dagster.stats.meta_analysis import FLAGS
+from experiments_dagster.stats.records import Estimate
 from experiments_dagster.storage.manifest import Manifest
+
+LEVELS = ("control_mean", "treatment_mean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,5 +139,15 @@ def _interaction_row(test: InteractionTest) -> dict[str, Any]:
     row |= {name: None if found is None else getattr(found, name) for name in numbers}
     for name in ("in_control", "in_treatment"):
         effect = None if found is None else getattr(found, name)
-        row[f"effect_{name}"] = None if effect is None else dataclasses.asdict(effect)
+        row[f"effect_{name}"] = None if effect is None else _without_levels(effect)
     return row
+
+
+def _without_levels(effect: Estimate) -> dict[str, Any]:
+    """The effect, without the means of its arms.
+
+    Set beside those within another arm of the other experiment, which may be open, they would
+    compare that one's arms.
+    """
+    row = dataclasses.asdict(effect)
+    return {name: value for name, value in row.items() if name not in LEVELS}

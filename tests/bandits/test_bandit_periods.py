@@ -301,6 +301,16 @@ def test_a_record_that_is_gone_or_cut_is_noticed(broken):
         history_of(project)
 
 
+def test_records_without_the_plan_they_rest_on_are_damaged(broken):
+    project, files = broken
+    files[0].with_name("plan.json").unlink()
+    with pytest.raises(DataDamagedError, match="is missing beside the records"):
+        history_of(project)
+    with pytest.raises(DataDamagedError):
+        allocate(project, at(FIRST + 5 * DAY))
+    assert not files[0].with_name("plan.json").exists()
+
+
 def test_a_last_record_that_was_changed_is_found_by_the_replay(broken):
     project, files = broken
     document = json.loads(files[-1].read_bytes())

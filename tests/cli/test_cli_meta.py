@@ -213,6 +213,14 @@ def test_a_factor_needs_two_levels(factors, tmp_path):
     assert "two levels, the column has 3: a, b, c" in factorial_of(path, code=2).stderr
 
 
+def test_what_is_no_number_is_no_level(factors, tmp_path):
+    path = tmp_path / "gaps.parquet"
+    layout = pl.Series([1.0, float("nan")] * 200)
+    pl.read_parquet(factors).with_columns(layout=layout).write_parquet(path)
+    said = factorial_of(path, code=2).stderr
+    assert "--factors layout: 200 values are NaN or infinite, must be levels" in said
+
+
 def cace_of(path, *arguments, code=0):
     given = ("--input", path, "--value", "y", "--received", "took", "--group-col", "arm")
     return run("cace", *given, "--control", "control", *arguments, code=code)

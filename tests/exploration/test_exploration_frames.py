@@ -121,6 +121,19 @@ def test_no_outcome_stands_beside_an_arm(shop):
         assert str(mean) not in text
 
 
+def test_an_outcome_called_pre_something_is_an_outcome(shop):
+    _, trial, frames = shop
+    name = "pre_tax_orders"
+    primary = trial.primary.model_copy(update={"name": name})
+    renamed = trial.model_copy(update={"primary": primary})
+    user = frames.user.rename({"orders": name, "pre_orders": f"pre_{name}"})
+    found = explore(renamed, Frames(info=frames.info, user=user, ratio=frames.ratio))
+    compared = {fact.subject for fact in found.section("balance")}
+    assert f"pre_{name}" in compared
+    assert name not in compared
+    assert value(found, "metrics", name, "n") == user.height
+
+
 def test_a_fair_split_is_balanced_and_a_skewed_one_is_named(shop):
     _, trial, frames = shop
     assert unbalanced(explore(trial, frames)) == []

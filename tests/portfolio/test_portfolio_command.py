@@ -110,6 +110,30 @@ def test_arms_by_one_hash_are_found_out_and_their_effects_not_read(document):
     assert (row["status"], row["reason"], row["estimate"]) == ("not_tested", DEPENDENT, None)
 
 
+def test_effects_of_an_arm_that_is_still_open_are_not_read(project):
+    manifest = manifest_of(project)
+    _, _, looks = read_decided(project, manifest)
+    look = looks["alpha"]
+    waiting = [item.model_copy(update={"verdict": "PENDING"}) for item in look.decisions]
+    opened = looks | {"alpha": look.model_copy(update={"decisions": tuple(waiting)})}
+    closed, found = (
+        {
+            test.experiment
+            for test in read_overlaps(manifest.layout, project.experiments, seen).tests
+        }
+        for seen in (looks, opened)
+    )
+    assert closed - found == {"alpha"}
+
+
+def test_an_interaction_does_not_say_how_the_other_experiments_arms_compare(document):
+    """Means of alpha's control within each arm of beta are beta's effect."""
+    row = test_of(document, "alpha", "beta")
+    for name in ("effect_in_control", "effect_in_treatment"):
+        assert row[name]["estimate"] is not None
+        assert not [key for key in row[name] if key.endswith("_mean")]
+
+
 def test_interactions_are_those_of_the_regression(document):
     arms = arms_of()
     expected = interaction_of_means(spend_of(arms), arms["alpha"], arms["beta"])

@@ -67,7 +67,9 @@ def audit_file(
         ValueError: The file cannot be read, or a named column is not there.
     """
     table = read_file(path)
-    for flag, column in (("--group-col", group), ("--unit-col", unit)):
+    timestamp = None if schedule is None else schedule.timestamp
+    named = {"--group-col": group, "--unit-col": unit, "--timestamp-col": timestamp}
+    for flag, column in named.items():
         if column is not None and column not in table.columns:
             msg = f"{flag} {column}: {path} has no such column; it has {', '.join(table.columns)}"
             raise ValueError(msg)

@@ -165,7 +165,9 @@ def numbers(arms: TwoArms, flag: str, column: str) -> Vector:
     """
     require_columns(arms.path, arms.table, {flag: column})
     series = arms.table[column]
-    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+    # A column of a CSV without any value has no type of its own.
+    is_empty = series.null_count() == series.len()
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or is_empty):
         wrong = series.len() - series.cast(pl.String).cast(pl.Float64, strict=False).count()
         bad = wrong - series.null_count()
         what = f"{bad} of {series.len()} values are not" if bad else f"it has type {series.dtype}"
@@ -263,7 +265,7 @@ def parse_shares(text: str | None) -> dict[str, float] | None:
         shares = {arm.strip(): float(share) for arm, _, share in parts}
     except ValueError:
         shares = {}
-    if len(shares) != len(parts) or min(shares.values(), default=0.0) <= 0:
+    if len(shares) != len(parts) or not all(share > 0 for share in shares.values()):
         msg = f"--shares {text!r}: must be arm=share separated by commas, each share above 0"
         raise ValueError(msg)
     if abs(sum(shares.values()) - 1) > 1e-6:  # noqa: PLR2004

@@ -139,7 +139,10 @@ def check_rows(
             continue
         series = table[name]
         if name in schema.required:
-            _add(found, "no_missing_required", name, series.is_null(), "has no value")
+            is_missing = series.is_null()
+            if series.dtype.is_float():
+                is_missing |= series.is_nan().fill_null(value=False)
+            _add(found, "no_missing_required", name, is_missing, "has no value")
         _check_dtype(found, name, series, dtype)
     for name in schema.not_negative:
         if name in table.columns and table[name].dtype.is_numeric():

@@ -18,6 +18,8 @@ MODES = ("group_sequential", "confidence_sequence")
 SPENDINGS = ("obrien_fleming", "pocock")
 DIRECTIONS = ("two_sided", "increase", "decrease")
 BASELINES = ("first_look", "pre")
+LARGEST_ONE_SIDED = 0.5  # from there on a boundary lies on the other side
+SMALLEST_TAU, LARGEST_TAU = 1e-100, 1e100  # whose squares fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,19 @@ class SequentialRequest:
         check_choice("--spending", self.spending, SPENDINGS)
         check_choice("--effect-direction", self.effect_direction, DIRECTIONS)
         check_level("--alpha", self.alpha)
+        if self.effect_direction != "two_sided" and self.alpha >= LARGEST_ONE_SIDED:
+            msg = f"--alpha {self.alpha:g}: must be below {LARGEST_ONE_SIDED:g} for one direction"
+            raise ValueError(msg)
         for flag, value, is_fine in (
             ("--min-n-per-group", self.min_n_per_group, self.min_n_per_group >= 0),
             ("--var-floor", self.var_floor, self.var_floor >= 0),
-            ("--cs-tau", self.cs_tau, self.cs_tau is None or self.cs_tau > 0),
         ):
             if not is_fine:
-                msg = f"{flag} {value}: must not be {'0 or ' if flag == '--cs-tau' else ''}negative"
+                msg = f"{flag} {value}: must not be negative"
                 raise ValueError(msg)
+        if self.cs_tau is not None and not SMALLEST_TAU <= self.cs_tau <= LARGEST_TAU:
+            msg = f"--cs-tau {self.cs_tau:g}: must be from {SMALLEST_TAU:g} to {LARGEST_TAU:g}"
+            raise ValueError(msg)
         mode: Mode = "group_sequential" if self.mode == MODES[0] else "confidence_sequence"
         spending: SpendingName = "pocock" if self.spending == "pocock" else "obrien_fleming"
         direction: Direction = "two_sided"

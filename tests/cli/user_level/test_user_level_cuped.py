@@ -282,6 +282,7 @@ def test_units_with_several_rows(tmp_path):
         (("--y", "nope", "--x", "x"), "--y nope"),
         (("--y", "group", "--x", "x"), "must hold numbers"),
         (("--y", "y", "--x", "word"), "2 of 4 values are not"),
+        (("--y", "y", "--x", "none"), "--x none: no row of the arms has a value"),
         (("--y", "y", "--x", "big"), "1 of 4 values are infinite"),
         (("--y", "y", "--x", "x", "--test", "B"), "no row"),
         (("--y", "y", "--x", "x", "--test", "control"), "need two arms"),
@@ -291,6 +292,7 @@ def test_units_with_several_rows(tmp_path):
         (("--y", "y", "--x", "x", "--winsor-q", "0.3"), "--winsor-q 0.3"),
         (("--y", "low", "--x", "x", "--transform", "log1p"), "negative values"),
         (("--y", "y", "--x", "x", "--shares", "control=1"), "--shares"),
+        (("--y", "y", "--x", "x", "--shares", "control=nan,test=0.5"), "--shares 'control=nan"),
         (("--y", "y", "--x", "x", "--shares", "control=0.5,test=0.6"), "add up to 1"),
         (("--y", "y", "--x", "x", "--compat", "theirs"), "--compat"),
         (("--y", "y", "--x", "x", "--cuped", "magic"), "--cuped"),
@@ -299,8 +301,8 @@ def test_units_with_several_rows(tmp_path):
 )
 def test_a_mistake_is_named(tmp_path, flags, said):
     text = (
-        "group,y,x,word,big,low\n"
-        "control,1,1,a,inf,-1\ncontrol,2,3,b,1,2\ntest,3,1,3,2,3\ntest,1,2,4,3,4\n"
+        "group,y,x,word,big,low,none\n"
+        "control,1,1,a,inf,-1,\ncontrol,2,3,b,1,2,\ntest,3,1,3,2,3,\ntest,1,2,4,3,4,\n"
     )
     file = write(tmp_path / "data.csv", text)
     assert said in refused("cuped", "--input", file, *flags)

@@ -118,6 +118,20 @@ def test_parquet_files_are_validated_too(tmp_path):
     assert found["estimates"]["ok"] is True
 
 
+def test_a_value_that_is_no_number_is_missing(tmp_path):
+    file = tmp_path / "data.parquet"
+    columns = {"group": ["control", "test"], "revenue": [1.0, float("nan")]}
+    pl.DataFrame({"user_id": ["a", "b"], **columns, "revenue_pre": [1.0, 2.0]}).write_parquet(file)
+    found = bundle(tmp_path / "out", "validate", "--input", file, code=2)
+    (row,) = found["diagnostics"]["violations"]
+    assert (row["rule"], row["column"], row["n_rows"], row["first_row"]) == (
+        "no_missing_required",
+        "revenue",
+        1,
+        2,
+    )
+
+
 def test_without_a_file_the_configuration_is_validated(tmp_path):
     make_project(tmp_path)
     assert run("validate", "--config-dir", tmp_path).stdout.startswith("fine:")
@@ -203,6 +217,14 @@ def test_the_audit_of_other_files(tmp_path):
     _, one, _ = audit(tmp_path, "group,y\ncontrol,1\ncontrol,2\n", "--schema", "other")
     assert any("fewer than 2 arms" in text for text in one["errors"])
     assert any("unknown schema 'other'" in text for text in one["warnings"])
+
+
+def test_an_audit_names_a_column_that_is_not_there(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text("group,y\ncontrol,1\ntest,2\n")
+    for flag in ("--group-col", "--unit-col", "--timestamp-col"):
+        result = run("audit", "--input", file, "--max-n", "10", flag, "nope", code=2)
+        assert f"{flag} nope: " in result.stderr
 
 
 def test_the_audit_of_a_schedule(tmp_path):
