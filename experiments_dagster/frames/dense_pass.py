@@ -40,7 +40,7 @@ from experiments_dagster.frames.one_pass import (
 )
 from experiments_dagster.storage.errors import ContractError
 
-CHUNK_UNITS = 122_880
+CHUNK_UNITS = 262_144
 BATCH_EVENTS = 40_960
 DAY = dt.timedelta(days=1)
 Vector = NDArray[np.float64]
