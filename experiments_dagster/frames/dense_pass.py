@@ -70,7 +70,7 @@ class DenseUnits:
         self.horizons = horizons
         self.with_history = with_history
         self.memo: dict[Any, Any] = {}
-        self.only_needed = True  # nothing here asks for the skewness of plain contrasts
+        self.only_needed = True  # nobody here asks for counts, or the skewness of plain contrasts
 
     def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Some columns, `CHUNK_UNITS` rows at a time."""

@@ -31,7 +31,7 @@ class Chunks:
     def __init__(self, units: pl.DataFrame) -> None:
         self.units = units
         self.memo: dict[Any, Any] = {}
-        self.only_needed = True  # nothing here asks for the skewness of plain contrasts
+        self.only_needed = True  # nobody here asks for counts, or the skewness of plain contrasts
 
     def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Some columns, `CHUNK_UNITS` rows at a time."""

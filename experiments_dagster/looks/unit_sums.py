@@ -51,7 +51,7 @@ def sums_of(experiment: Experiment, frames: UnitChunks, *, cap: float | None) ->
     """The sums of an additive plan, computed once per set of frames."""
     key = ("sums", experiment.plan_hash, cap)
     if key not in frames.memo:
-        engine = UnitEngine(experiment, frames, cap=cap)
+        engine = UnitEngine(experiment, frames, cap=cap, with_counts=not frames.only_needed)
         frames.memo[key] = collect_sums(experiment, engine, only_needed=frames.only_needed)
     found: Sums = frames.memo[key]
     return found
@@ -85,10 +85,19 @@ class UnitEngine:
         experiment: An additive plan.
         frames: Its frames as of the look.
         cap: Largest value of the primary metric that counts; None for no cap.
+        with_counts: Whether anybody asks for the counts.
     """
 
-    def __init__(self, experiment: Experiment, frames: UnitChunks, *, cap: float | None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        frames: UnitChunks,
+        *,
+        cap: float | None,
+        with_counts: bool = True,
+    ) -> None:
         self.experiment = experiment
+        self.with_counts = with_counts
         self.frames = frames
         self.cap = cap
         self.metrics = {metric.name: metric for metric in experiment.metrics}
@@ -97,7 +106,8 @@ class UnitEngine:
         """Counts, and the moments of everybody and of every level."""
         counts, moments = Counts(), dict[tuple[str, Part], dict[str, ArmMoments]]()
         for chunk in self._chunks():
-            _count(self.experiment, chunk, counts)
+            if self.with_counts:
+                _count(self.experiment, chunk, counts)
             for metric in self.metrics.values():
                 self._add(moments, (metric.name, EVERYBODY), chunk, metric)
             for segment in self.experiment.segments:
