@@ -15,7 +15,7 @@ LOOKS = (
 )
 FLAGS = {
     "version": "",
-    "validate": f"--input --schema {FILES}",
+    "validate": f"--input --schema --audit {FILES}",
     "audit": f"--input --schema {FILES}",
     "cuped": f"--input --y --x {ARMS} --alpha --transform --winsor-q --cuped --audit {FILES}",
     "cuped-ratio": f"--input --num --den --num-pre --den-pre {ARMS} --alpha --audit {FILES}",

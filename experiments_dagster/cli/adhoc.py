@@ -18,8 +18,10 @@ from experiments_dagster.cli.output import (
     exit_codes,
     out,
     print_json,
+    warn,
     write_files,
 )
+from experiments_dagster.cli.user_level.options import Shares
 
 DESIGNS = (
     "lan_demets_obrien_fleming, lan_demets_pocock, obrien_fleming, pocock, hwang_shih_decani, "
@@ -139,6 +141,7 @@ def compare(
     effect_sizes: Annotated[
         bool, typer.Option("--effect-sizes", help="Also Cohen's d and its relatives.")
     ] = False,
+    shares: Shares = None,
     as_json: AsJson = False,
     out_json: OutJson = None,
     out_md: OutMd = None,
@@ -148,6 +151,7 @@ def compare(
         from experiments_dagster.cli.compare import compare_file
         from experiments_dagster.cli.compare_request import Request
         from experiments_dagster.cli.compare_sheet import sheets_of
+        from experiments_dagster.cli.user_level.rows import parse_shares
 
         request = Request(
             path=input_file,
@@ -171,8 +175,11 @@ def compare(
             margin_scale=margin_scale,
             direction=direction,
             effect_sizes=effect_sizes,
+            shares=parse_shares(shares),
         )
         document = compare_file(request)
+        for warning in document["warnings"]:
+            warn(warning)
         sheets = sheets_of(request, document)
         deliver(document, sheets, as_json=as_json, out_json=out_json, out_md=out_md)
         if all(row["status"] != "ok" for row in document["estimates"]):

@@ -22,6 +22,7 @@ from experiments_dagster.cli import (
     simulate,
     sql,
 )
+from experiments_dagster.cli.impact import commands as impact
 from experiments_dagster.cli.output import (
     DAMAGED,
     OK,
@@ -42,6 +43,7 @@ from experiments_dagster.cli.user_level import options
 
 if TYPE_CHECKING:
     from experiments_dagster.config.project import Project
+    from experiments_dagster.storage.layout import Layout
 
 app = typer.Typer(
     name="experiments",
@@ -64,6 +66,7 @@ for commands in (
     simulate,
     explore,
     user_level,
+    impact,
 ):
     commands.register(app)
 
@@ -136,6 +139,7 @@ def validate(
     ] = None,
     schema: options.SchemaName = options.DEFAULT_SCHEMA,
     groups: options.Groups = options.DEFAULT_GROUPS,
+    with_audit: options.WithAudit = False,
     out_dir: options.Out = None,
     out_json: OutJson = None,
     out_md: OutMd = None,
@@ -143,7 +147,9 @@ def validate(
     """Check every file in configs/ and name each mistake; with --input a data file."""
     if input_file is not None:
         target = options.Files(out=out_dir, out_json=out_json, out_md=out_md, as_json=as_json)
-        user_level.validate_input(ctx, input_file, schema, groups, target)
+        user_level.validate_input(ctx, input_file, schema, groups, target, with_audit=with_audit)
+    if with_audit:
+        fail("--audit: is missing its file, must go with --input", USAGE)
     from experiments_dagster.config.project import read_project
 
     project, issues = read_project(_folder(config_dir))
@@ -314,14 +320,25 @@ def status(
 
 
 @app.command()
-def report(slug: Slug, config_dir: ConfigDir = HERE) -> None:
+def report(
+    slug: Slug,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Also write it as PDF beside; needs the extra [pdf].")
+    ] = False,
+    config_dir: ConfigDir = HERE,
+) -> None:
     """Write the HTML report of an experiment's recorded looks and print its path."""
     with exit_codes():
         from experiments_dagster.looks.publish import publish_report
         from experiments_dagster.looks.take import open_ledger
+        from experiments_dagster.storage.atomic import write_bytes
         from experiments_dagster.storage.layout import Layout
         from experiments_dagster.storage.manifest import Manifest
 
+        if pdf:
+            from experiments_dagster.reporting.pdf import report_pdf, require_weasyprint
+
+            require_weasyprint()
         project = _load(config_dir)
         _known(project, [slug])
         manifest = Manifest(Layout(project.storage)).refresh()
@@ -329,7 +346,12 @@ def report(slug: Slug, config_dir: ConfigDir = HERE) -> None:
         path = publish_report(manifest.layout, experiment, open_ledger(manifest, experiment))
         if path is None:
             fail(f"{slug}: no look has been taken yet; run `experiments run {slug}`", USAGE)
+            return
         out.print(str(path), markup=False, soft_wrap=True)
+        if pdf:
+            printed = path.with_suffix(".pdf")
+            write_bytes(printed, report_pdf(path.read_text(encoding="utf-8")))
+            out.print(str(printed), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -378,21 +400,54 @@ def reproduce(
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(help="The .duckdb file to write.")] = Path(
-        "experiments-export.duckdb"
-    ),
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE | SLUG...]",
+            help="The .duckdb file to write; with --csv experiments or interventions instead.",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write one CSV per table into this folder, or one per table and SLUG.",
+        ),
+    ] = None,
     config_dir: ConfigDir = HERE,
 ) -> None:
-    """Write one self-contained DuckDB file with all published frames and results."""
-    with exit_codes(), progress("exporting"):
-        from experiments_dagster.storage.catalog import catalog_tables
-        from experiments_dagster.storage.catalog import export as write_export
+    """Write all published frames and results: one self-contained DuckDB file, or CSV files."""
+    with exit_codes():
         from experiments_dagster.storage.layout import Layout
 
-        layout = Layout(_load(config_dir).storage)
-        tables = catalog_tables(layout)
-        path = write_export(layout, target.resolve())
+        project = _load(config_dir)
+        layout = Layout(project.storage)
+        if csv is not None:
+            _export_csv(project, layout, csv, names or [])
+            return
+        from experiments_dagster.storage.catalog import catalog_tables
+        from experiments_dagster.storage.catalog import export as write_export
+
+        target, *others = names or ["experiments-export.duckdb"]
+        if others:
+            fail(f"{' '.join(others)}: one FILE only, or --csv DIR before experiments", USAGE)
+        with progress("exporting"):
+            tables = catalog_tables(layout)
+            path = write_export(layout, Path(target).resolve())
     out.print(f"{path}: {len(tables)} tables", markup=False, soft_wrap=True)
+
+
+def _export_csv(project: Project, layout: Layout, folder: Path, slugs: list[str]) -> None:
+    from experiments_dagster.storage.csv_export import export_csv
+
+    known = (*project.experiments, *project.interventions)
+    for slug in slugs:
+        if slug not in known:
+            fail(f"unknown experiment {slug!r}; known: {', '.join(known) or 'none'}", USAGE)
+    with progress("exporting"):
+        written = export_csv(layout, folder.resolve(), slugs)
+    for path in written:
+        out.print(str(path), markup=False, soft_wrap=True)
 
 
 @app.command()

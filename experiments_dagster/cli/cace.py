@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments_dagster.cli.output import AsJson, OutJson, OutMd, Sheet, deliver, exit_codes
+from experiments_dagster.cli.output import (
+    AsJson,
+    OutJson,
+    OutMd,
+    Sheet,
+    deliver,
+    exit_codes,
+    warn,
+)
+from experiments_dagster.cli.user_level.options import Shares
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,6 +41,7 @@ def cace(
         str | None, typer.Option(help="The other arm; needed where there are several.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="1 - confidence level.")] = 0.05,
+    shares: Shares = None,
     as_json: AsJson = False,
     out_json: OutJson = None,
     out_md: OutMd = None,
@@ -41,6 +51,8 @@ def cace(
         import numpy as np
 
         from experiments_dagster.cli.columns import checked_alpha, numbers, table_of
+        from experiments_dagster.cli.sample_ratio import check_sample_ratio, sample_ratio_line
+        from experiments_dagster.cli.user_level.rows import parse_shares
         from experiments_dagster.stats.noncompliance import complier_effect
 
         checked_alpha(alpha)
@@ -55,6 +67,10 @@ def cace(
             msg = f"--received {received}: must be zeros and ones"
             raise ValueError(msg)
         is_assigned = (table[group_col].cast(str) == arm).to_numpy()
+        n_assigned = int(is_assigned.sum())
+        ratio, warnings = check_sample_ratio(
+            {control: len(is_assigned) - n_assigned, arm: n_assigned}, parse_shares(shares)
+        )
         result = complier_effect(outcome, is_assigned, taken, alpha=alpha)
         document: dict[str, Any] = {
             "inputs": {
@@ -68,8 +84,12 @@ def cace(
             },
             **dataclasses.asdict(result),
             "assumptions": list(result.assumptions),
+            "sample_ratio": ratio,
+            "warnings": warnings,
         }
-        sheet = _sheet(value, control, arm, result)
+        for warning in warnings:
+            warn(warning)
+        sheet = _sheet(value, control, arm, result, sample_ratio_line(ratio))
         deliver(document, [sheet], as_json=as_json, out_json=out_json, out_md=out_md)
 
 
@@ -90,7 +110,7 @@ def _treatment(table: pl.DataFrame, column: str, control: str, asked: str | None
     return asked or others[0]
 
 
-def _sheet(value: str, control: str, arm: str, result: ComplierEffect) -> Sheet:
+def _sheet(value: str, control: str, arm: str, result: ComplierEffect, sample_ratio: str) -> Sheet:
     limits = "-"
     if result.ci_low is not None and result.ci_high is not None:
         limits = f"[{result.ci_low:.6g}, {result.ci_high:.6g}]"
@@ -106,6 +126,7 @@ def _sheet(value: str, control: str, arm: str, result: ComplierEffect) -> Sheet:
         f"Anderson-Rubin set: {_set_words(result.anderson_rubin)}",
         *(f"the complier effect assumes {text}" for text in result.assumptions),
         "units are never compared by what they received: they chose it themselves",
+        sample_ratio,
     ]
     return Sheet(
         title=f"{value}, {arm} against {control}",

@@ -36,6 +36,7 @@ from experiments_dagster.cli.compare_rows import (
     effect_size_rows,
     margin_rows,
 )
+from experiments_dagster.cli.sample_ratio import check_sample_ratio
 from experiments_dagster.stats.errors import EstimationError
 
 MISSING_ALPHA = 0.001  # METHODS 3.3: shares of missing covariates that differ so block adjustment
@@ -48,7 +49,8 @@ def compare_file(request: Request) -> dict[str, Any]:
 
     Returns:
         `inputs`, `estimates` with one dictionary per effect (treatment, status, reason, detail and
-        the fields of `Estimate`), and on request `margin_tests` and `effect_sizes`.
+        the fields of `Estimate`), `sample_ratio`, `warnings`, and on request `margin_tests` and
+        `effect_sizes`.
 
     Raises:
         ValueError: A flag, column or arm does not fit; a value is missing.
@@ -56,6 +58,7 @@ def compare_file(request: Request) -> dict[str, Any]:
     with _flags_in_messages():
         name = checked_method(request)
         table, treatments = _read_arms(request)
+        ratio, warnings = check_sample_ratio(_sizes(request, table, treatments), request.shares)
         units, is_missing = _units(request, table)
         settings = _settings(request, name)
         pairs, found = {}, {}
@@ -69,6 +72,8 @@ def compare_file(request: Request) -> dict[str, Any]:
         document: dict[str, Any] = {
             "inputs": _inputs(request, name, settings),
             "estimates": rows,
+            "sample_ratio": ratio,
+            "warnings": warnings,
         }
         if request.dunnett:
             add_simultaneous(rows, found, pairs, request.alpha)
@@ -131,6 +136,16 @@ def _read_arms(request: Request) -> tuple[pl.DataFrame, list[str]]:
     table = table.filter(pl.col(request.group).is_in([request.control, *treatments]))
     _check_present(request.path, table, needed)
     return table, treatments
+
+
+def _sizes(request: Request, table: pl.DataFrame, treatments: Sequence[str]) -> dict[str, int]:
+    """Units per arm; with `cluster` clusters that lie in one arm, for they were randomised."""
+    arms = table.select(request.group)
+    if request.cluster is not None:
+        pairs = table.select(request.group, request.cluster).unique()
+        arms = pairs.filter(~pairs[request.cluster].is_duplicated()).select(request.group)
+    found = dict(arms.group_by(request.group).len().iter_rows())
+    return {arm: found.get(arm, 0) for arm in (request.control, *treatments)}
 
 
 def _check_present(path: Path, table: pl.DataFrame, columns: Sequence[str]) -> None:

@@ -14,7 +14,10 @@ DEFAULT_METHOD = {"mean": "welch", "proportion": "pooled_z", "ratio": "delta", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The flags as given. `treatments` empty means all arms but the control."""
+    """The flags as given. `treatments` empty means all arms but the control.
+
+    `shares` are those of the arms that are compared; equal ones are assumed where there are none.
+    """
 
     path: Path
     group: str
@@ -37,6 +40,7 @@ class Request:
     margin_scale: str = "relative"
     direction: str | None = None
     effect_sizes: bool = False
+    shares: dict[str, float] | None = None
 
     @property
     def columns(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments_dagster.cli.compare_request import Request
 from experiments_dagster.cli.compare_rows import Row
 from experiments_dagster.cli.output import Sheet
+from experiments_dagster.cli.sample_ratio import sample_ratio_line
 from experiments_dagster.reporting.numbers import (
     MINUS,
     clean_text,
@@ -40,7 +41,7 @@ WIDEST_NAME = 24
 
 def sheets_of(request: Request, document: dict[str, Any]) -> list[Sheet]:
     """The tables of a document of `compare_file`."""
-    sheets = [_effects(request, document["estimates"])]
+    sheets = [_effects(request, document["estimates"], sample_ratio_line(document["sample_ratio"]))]
     if "margin_tests" in document:
         sheets.append(_margins(request, document["margin_tests"]))
     if "effect_sizes" in document:
@@ -48,7 +49,7 @@ def sheets_of(request: Request, document: dict[str, Any]) -> list[Sheet]:
     return sheets
 
 
-def _effects(request: Request, rows: list[Row]) -> Sheet:
+def _effects(request: Request, rows: list[Row], sample_ratio: str) -> Sheet:
     unit = "clusters" if request.cluster and request.kind != "quantile" else "units"
     show_mean = share if request.kind == "proportion" else number
     lines = [_control_line(request, rows, show_mean)]
@@ -69,7 +70,7 @@ def _effects(request: Request, rows: list[Row]) -> Sheet:
         ),
         rows=[tuple(map(_plain, line)) for line in lines],
         align="lrrllrrrr",
-        notes=[_plain(note) for note in _notes(rows)],
+        notes=[_plain(note) for note in (*_notes(rows), clean_text(sample_ratio))],
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +18,11 @@ from experiments_dagster.cli.output import (
     Sheet,
     deliver,
     exit_codes,
+    warn,
 )
 
 if TYPE_CHECKING:
+    from experiments_dagster.cli.columns import Mask
     from experiments_dagster.stats.factorial import Factorial, FactorialEffect
 
 
@@ -35,6 +39,13 @@ def factorial(
         int | None, typer.Option(help="Highest order of interactions (2); none above is assumed.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="1 - confidence level.")] = 0.05,
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            help="Configured shares of the combinations, levels in the order of --factors, such as "
+            "off/off=0.7,off/on=0.1,on/off=0.1,on/on=0.1; equal when left out."
+        ),
+    ] = None,
     as_json: AsJson = False,
     out_json: OutJson = None,
     out_md: OutMd = None,
@@ -50,6 +61,8 @@ def factorial(
             table_of,
             two_levels,
         )
+        from experiments_dagster.cli.sample_ratio import check_sample_ratio, sample_ratio_line
+        from experiments_dagster.cli.user_level.rows import parse_shares
         from experiments_dagster.stats.factorial import MAX_FACTORS, factorial_effects
 
         checked_alpha(alpha)
@@ -64,19 +77,45 @@ def factorial(
         table = table_of(input_file, roles)
         outcome = numbers(input_file, table, "--value", value)
         found = [two_levels(table, "--factors", name) for name in names]
+        is_high = np.column_stack([column for column, _ in found])
+        configured = parse_shares(shares)
+        counts = _cell_counts(is_high, [pair for _, pair in found])
+        if configured is not None:
+            # What was not configured is no arm, unless it has units.
+            counts = {cell: n for cell, n in counts.items() if n or cell in configured}
+        ratio, warnings = check_sample_ratio(counts, configured)
         result = factorial_effects(
             outcome,
-            np.column_stack([is_high for is_high, _ in found]),
+            is_high,
             factors=names,
             order=order,
             alpha=alpha,
         )
         levels = {name: pair for name, (_, pair) in zip(names, found, strict=True)}
-        document = _document(input_file, value, levels, result)
-        sheets = _sheets(value, levels, result)
+        document = _document(input_file, value, levels, result) | {
+            "sample_ratio": ratio,
+            "warnings": warnings,
+        }
+        for warning in warnings:
+            warn(warning)
+        sheets = _sheets(value, levels, result, sample_ratio_line(ratio))
         deliver(document, sheets, as_json=as_json, out_json=out_json, out_md=out_md)
         if all(effect.estimate is None for effect in result.effects):
             raise typer.Exit(NOT_ESTIMABLE)
+
+
+def _cell_counts(is_high: Mask, levels: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Units of each combination of levels, also of those without units."""
+    import numpy as np
+
+    cells = list(itertools.product((0, 1), repeat=len(levels)))
+    names = ["/".join(pair[k] for pair, k in zip(levels, cell, strict=True)) for cell in cells]
+    if len(set(names)) < len(names):
+        msg = "--factors: levels that hold a '/' make combinations of the same name; rename them"
+        raise ValueError(msg)
+    weights = 2 ** np.arange(len(levels))[::-1]  # the last factor varies fastest, as in `cells`
+    counts = np.bincount(is_high @ weights, minlength=len(cells))
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _document(
@@ -104,7 +143,9 @@ def _row(effect: FactorialEffect) -> dict[str, Any]:
     )
 
 
-def _sheets(value: str, levels: dict[str, tuple[str, str]], result: Factorial) -> list[Sheet]:
+def _sheets(
+    value: str, levels: dict[str, tuple[str, str]], result: Factorial, sample_ratio: str
+) -> list[Sheet]:
     rows = [_cells(effect) for effect in (result.grand_mean, *result.effects)]
     notes = [
         "; ".join(f"{name}: high is {high}, low is {low}" for name, (low, high) in levels.items()),
@@ -115,6 +156,7 @@ def _sheets(value: str, levels: dict[str, tuple[str, str]], result: Factorial) -
         notes.append(f"interactions of more than {result.order} factors are assumed to be none")
     if result.n_empty_cells:
         notes.append(f"{result.n_empty_cells} combinations of levels have no units")
+    notes.append(sample_ratio)
     effects = Sheet(
         title=f"{value}: 2^{len(levels)} factorial, {result.n_units} units",
         columns=("effect", "estimate", "std. error", "df", "interval", "p", "Holm p"),

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from experiments_dagster.config.base import (
     Count,
@@ -284,7 +284,7 @@ class ExperimentSpec(Spec):
     variants: dict[Text, Positive] = Field(min_length=2)
     control: Text | None = None
     salt: Annotated[str, Field(min_length=8, max_length=128)]
-    layer: Slug | None = None
+    layer: None = None
     exposure: ExposureSpec = ExposureSpec()
     window: Window
     stratify_by: tuple[Name, ...] = ()
@@ -296,6 +296,17 @@ class ExperimentSpec(Spec):
     truth: dict[Text, Number] | None = Field(
         default=None, description="Known relative effect per arm, where a simulator made the data."
     )
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _no_layers(cls, value: Any) -> None:
+        """Refuse what would be ignored: experiments of one layer would share their units."""
+        if value is not None:
+            msg = (
+                f"layer is {value!r}, but layers are not there yet: nothing keeps the experiments "
+                "of a layer apart. Give each its own units before exposure and leave this out"
+            )
+            raise ValueError(msg)
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentSpec:

@@ -27,10 +27,32 @@ RESULT_TABLES = (
     "impact_summary",
 )
 FRAMES = ("user_frame", "ratio_frame")
+# Metrics that decide alone, and all others of the plan: success, guardrail, secondary. The empty
+# table brings the column `analysis` to effects that were written before there was one.
+_PLAN_EFFECTS = (
+    "SELECT * FROM (SELECT * FROM effect_estimates UNION ALL BY NAME "
+    "SELECT NULL::VARCHAR AS analysis WHERE false) "
+    "WHERE coalesce(analysis, 'plan') = 'plan' AND role {} 'primary'"
+)
+EFFECT_VIEWS = {
+    "int_experiment_results_primary": _PLAN_EFFECTS.format("="),
+    "int_experiment_results_secondary": _PLAN_EFFECTS.format("<>"),
+}
 
 
 def catalog_tables(layout: Layout) -> dict[str, str]:
-    """View name to its SQL: result tables, and the published frames of each experiment."""
+    """View name to its SQL: result tables, and the published frames of each experiment.
+
+    The SQL of a later one may name an earlier one.
+    """
+    frames = published_frames(layout)
+    return result_tables(layout) | {
+        f"{kind}_{slug.replace('-', '_')}": select for (slug, kind), select in frames.items()
+    }
+
+
+def result_tables(layout: Layout) -> dict[str, str]:
+    """Tables of results to their SQL."""
     tables: dict[str, str] = {}
     for name in RESULT_TABLES:
         files = sorted((layout.root / "results" / name).glob("*/*.parquet"))
@@ -38,13 +60,19 @@ def catalog_tables(layout: Layout) -> dict[str, str]:
         files += sorted((layout.root / "results" / "nights").glob(f"*/{name}.parquet"))
         if files:
             tables[name] = f"SELECT * FROM {_parquet(files)}"
+    return tables | (EFFECT_VIEWS if "effect_estimates" in tables else {})
+
+
+def published_frames(layout: Layout) -> dict[tuple[str, str], str]:
+    """Experiment and kind of frame to its SQL."""
+    frames: dict[tuple[str, str], str] = {}
     for pointer in sorted((layout.root / "frames" / "user_frame").glob("*/current.json")):
         info = json.loads(pointer.read_bytes())
         for kind in FRAMES:
             select = _frame(layout, info, kind)
             if select is not None:
-                tables[f"{kind}_{info['experiment'].replace('-', '_')}"] = select
-    return tables
+                frames[info["experiment"], kind] = select
+    return frames
 
 
 def _frame(layout: Layout, info: dict[str, Any], kind: str) -> str | None:

@@ -707,3 +707,92 @@ def test_people_read_why_there_is_no_number(tmp_path):
     assert "the variance is zero" in text
     assert "[red]a" in text
     assert "[ZERO_VARIANCE]" in text
+
+
+def split_file(folder, sizes, **columns):
+    """Units of arms in these numbers."""
+    arms = [arm for arm, n in sizes.items() for _ in range(n)]
+    y = np.random.default_rng(5).normal(size=len(arms))
+    path = folder / "split.parquet"
+    pl.DataFrame({"arm": arms, "y": y, **columns}).write_parquet(path)
+    return path, "arm", "a"
+
+
+def test_the_sample_ratio_of_cookie_cats_warns_and_does_not_block():
+    """p = 0.0086: below 0.01, not below 0.001."""
+    found = compare(COOKIES, "--value", "sum_gamerounds")
+    ratio, published = found["sample_ratio"], expected("cookie_cats", "srm_50_50")
+    assert ratio["p_value"] == near(published["p"])
+    assert ratio["chi2"] == near(published["chi2"])
+    assert ratio["counts"] == {"gate_30": 44_700, "gate_40": 45_489}
+    assert ratio["shares"] == {"gate_30": 0.5, "gate_40": 0.5}
+    assert (ratio["df"], ratio["shares_given"], ratio["verdict"]) == (1, False, "warn")
+    (warning,) = found["warnings"]
+    assert "give --shares" in warning
+
+
+def test_shares_are_what_the_sample_ratio_is_held_against():
+    """Lalonde's experiment has 185 treated of 445: wrong for a half, right for what was done."""
+    flags = ("--value", "re78")
+    assert compare(NSW, *flags)["sample_ratio"]["verdict"] == "block"
+    given = compare(NSW, *flags, "--shares", f"0={260 / 445},1={185 / 445}")
+    assert given["sample_ratio"]["verdict"] == "ok"
+    assert given["sample_ratio"]["p_value"] == pytest.approx(1)
+    assert given["warnings"] == []
+
+
+def test_three_arms_have_one_sample_ratio_with_two_degrees_of_freedom(tmp_path):
+    source = split_file(tmp_path, {"a": 1000, "b": 1050, "c": 800})
+    ratio = compare(source, "--value", "y")["sample_ratio"]
+    wanted = stats.chisquare([1000, 1050, 800])
+    assert ratio["chi2"] == pytest.approx(wanted.statistic)
+    assert ratio["p_value"] == pytest.approx(wanted.pvalue)
+    assert (ratio["df"], ratio["verdict"]) == (2, "block")
+    # Only arms that are compared take part.
+    two = compare(source, "--value", "y", "--treatment", "b")["sample_ratio"]
+    assert two["counts"] == {"a": 1000, "b": 1050}
+    assert two["verdict"] == "ok"
+
+
+def test_the_sample_ratio_counts_clusters_not_rows(tmp_path):
+    """40 against 40 stores; rows, 10 against 30 a store, would be a mismatch beyond doubt."""
+    store = [*np.repeat(np.arange(40), 10), *np.repeat(np.arange(40, 80), 30)]
+    source = split_file(tmp_path, {"a": 400, "b": 1200}, store=store)
+    ratio = compare(source, "--value", "y", "--cluster", "store")["sample_ratio"]
+    assert ratio["counts"] == {"a": 40, "b": 40}
+    assert ratio["verdict"] == "ok"
+    assert compare(source, "--value", "y")["sample_ratio"]["verdict"] == "block"
+
+
+def test_clusters_in_both_arms_are_no_units_of_the_sample_ratio(tmp_path):
+    source = split_file(tmp_path, {"a": 4, "b": 4}, store=[1, 2, 3, 4] * 2)
+    found = compare(source, "--value", "y", "--cluster", "store", code=5)
+    assert found["sample_ratio"]["verdict"] == "not_estimable"
+    assert found["sample_ratio"]["reason"] == "EMPTY_ARM"
+    assert found["estimates"][0]["reason"] == "NOT_IDENTIFIED"
+
+
+def test_a_wrong_split_is_said_on_screen_and_in_the_table(tmp_path):
+    path, *_ = split_file(tmp_path, {"a": 1000, "b": 700})
+    flags = ("compare", "--input", path, "--group-col", "arm", "--control", "a", "--value", "y")
+    result = run(*flags)
+    assert "warning: sample ratio against equal shares" in result.stderr.replace("\n", " ")
+    assert "a 1,000, b 700; chi-square p = 3.44e-13; the split is wrong" in result.stdout
+    fine = run(*flags, "--shares", "a=0.6,b=0.4")
+    assert fine.stderr == ""
+    assert "sample ratio against the given shares: a 1,000, b 700" in fine.stdout
+
+
+@pytest.mark.parametrize(
+    ("shares", "rule"),
+    [
+        ("a=0.5,c=0.5", "--shares names a, c; the arms are a, b"),
+        ("a=0.5,b=0.6", "must add up to 1"),
+        ("a=1,b=0", "each share above 0"),
+        ("half", "must be arm=share"),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(tmp_path, shares, rule):
+    source = split_file(tmp_path, {"a": 50, "b": 50})
+    refused = compare(source, "--value", "y", "--shares", shares, code=2)
+    assert rule in refused.replace("\n", " ")

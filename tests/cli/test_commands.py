@@ -222,6 +222,83 @@ def test_export_is_self_contained(finished, tmp_path):
     assert "exists already" in run("export", target, "--config-dir", finished, code=2).stderr
 
 
+def csv_of(path):
+    return pl.read_csv(path, infer_schema_length=None)
+
+
+def test_csv_files_hold_the_tables_of_the_duckdb_file(finished, tmp_path):
+    target, folder = tmp_path / "all.duckdb", tmp_path / "csv"
+    run("export", target, "--config-dir", finished)
+    listed = run("export", "--csv", folder, "--config-dir", finished).stdout.split()
+    assert sorted(map(Path, listed)) == sorted(folder.iterdir())
+    with duckdb.connect(str(target), read_only=True) as connection:
+        tables = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
+        assert {path.stem for path in folder.iterdir()} == tables
+        assert {"int_experiment_results_primary", "int_experiment_results_secondary"} <= tables
+        for name in tables:
+            found = csv_of(folder / f"{name}.csv")
+            assert found.columns == connection.table(name).columns
+            assert found.height == connection.table(name).count("*").fetchall()[0][0]
+        # CSV keeps every digit of a number.
+        wanted = connection.execute("SELECT estimate FROM effect_estimates").fetchall()
+    found = csv_of(folder / "effect_estimates.csv")["estimate"].to_list()
+    assert found == [value for (value,) in wanted]
+
+
+def test_times_in_csv_files_are_iso_and_utc(finished, tmp_path):
+    run("export", "--csv", tmp_path, "--config-dir", finished)
+    exposed = csv_of(tmp_path / "user_frame_trial.csv")["exposed_at"]
+    assert all(dt.datetime.fromisoformat(text).utcoffset() == dt.timedelta(0) for text in exposed)
+    frame = duckdb.connect(str(finished / "store" / "experiments.duckdb"), read_only=True)
+    with frame:
+        times = frame.execute("SELECT epoch_us(exposed_at) FROM user_frame_trial").fetchall()
+    origin = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    ours = [
+        (dt.datetime.fromisoformat(text) - origin) // dt.timedelta(microseconds=1)
+        for text in exposed
+    ]
+    assert ours == [micros for (micros,) in times]
+
+
+def test_csv_files_of_one_experiment_hold_nothing_of_the_others(finished, tmp_path):
+    listed = run("export", "--csv", tmp_path, "trial", "--config-dir", finished).stdout.split()
+    names = {Path(path).name for path in listed}
+    assert {Path(path).parent for path in listed} == {tmp_path / "trial"}
+    assert {"effect_estimates.csv", "verdicts.csv", "user_frame.csv"} <= names
+    assert set(csv_of(tmp_path / "trial" / "effect_estimates.csv")["experiment"]) == {"trial"}
+    primary = csv_of(tmp_path / "trial" / "int_experiment_results_primary.csv")
+    assert set(primary["metric"]) == {"orders"}
+    secondary = csv_of(tmp_path / "trial" / "int_experiment_results_secondary.csv")
+    assert dict(secondary.select("metric", "role").unique().iter_rows()) == {
+        "order_value": "secondary",
+        "converted": "guardrail",
+    }
+    run("export", "--csv", tmp_path, "null", "--config-dir", finished)
+
+
+def test_csv_files_never_overwrite(finished, tmp_path):
+    kept = tmp_path / "verdicts.csv"
+    kept.write_text("mine")
+    result = run("export", "--csv", tmp_path, "--config-dir", finished, code=2)
+    assert "verdicts.csv exists already" in result.stderr.replace("\n", "")
+    assert kept.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_what_cannot_be_exported_is_named(finished, tmp_path):
+    nobody = run("export", "--csv", tmp_path, "nobody", "--config-dir", finished, code=2)
+    assert "unknown experiment 'nobody'" in nobody.stderr
+    two = run("export", tmp_path / "a.duckdb", "trial", "--config-dir", finished, code=2)
+    assert "trial: one FILE only" in two.stderr
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    wrong = run("export", "--csv", blocked / "in", "--config-dir", finished, code=2)
+    assert "cannot be written" in wrong.stderr.replace("\n", " ")
+    shop_project(tmp_path / "new", n_users=4)
+    empty = run("export", "--csv", tmp_path / "c", "--config-dir", tmp_path / "new", code=2)
+    assert "nothing of this project is published yet" in empty.stderr.replace("\n", " ")
+
+
 def test_the_catalog_shows_published_frames(finished):
     with duckdb.connect(
         str(finished / "store" / "experiments.duckdb"), read_only=True
@@ -249,6 +326,22 @@ def test_doctor_finds_the_damaged_file_and_nothing_else(finished, tmp_path):
 def test_report_prints_its_path(finished):
     path = Path(run("report", "trial", "--config-dir", finished).stdout.strip())
     assert path.read_text().startswith("<!doctype html>")
+
+
+def test_a_pdf_without_its_library_says_what_to_install(finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    before = sorted((finished / "store" / "reports").rglob("*"))
+    result = run("report", "trial", "--pdf", "--config-dir", finished, code=2)
+    assert "pip install 'experiments-dagster[pdf]'" in result.stderr.replace("\n", " ")
+    assert result.stdout == ""
+    assert sorted((finished / "store" / "reports").rglob("*")) == before
+
+
+def test_report_writes_a_pdf_beside_the_page(finished):
+    pytest.importorskip("weasyprint", reason="the extra [pdf] is not installed")
+    page, printed = run("report", "trial", "--pdf", "--config-dir", finished).stdout.split()
+    assert Path(printed) == Path(page).with_suffix(".pdf")
+    assert Path(printed).read_bytes().startswith(b"%PDF-")
 
 
 def own_files(folder):

@@ -112,6 +112,21 @@ EXPERIMENT_MISTAKES = [
     ),
     ("metric: spend,", "metric: basket,", "metrics:", "metrics", "'basket' is listed 2 times"),
     (
+        "owner: team:growth",
+        "owner: team:growth\nlayer: checkout",
+        "layer",
+        "layer",
+        "layers are not there yet",
+    ),
+    ("owner: team:growth", "owner: team:growth\nlayer: null", None, None, None),
+    (
+        "owner: team:growth",
+        "owner: team:growth\neligibility: {include: [new]}",
+        "eligibility",
+        "eligibility",
+        "unknown key 'eligibility'",
+    ),
+    (
         "primary: {metric: spend, minimum_effect: 0.02}\n  secondary: [orders,",
         "primary: {metric: orders}\n  secondary: [",
         None,

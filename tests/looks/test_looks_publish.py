@@ -18,7 +18,7 @@ from experiments_dagster.looks.publish import (
 from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Look
 from experiments_dagster.looks.tables import TABLES, table_file, write_results
-from experiments_dagster.storage.catalog import publish_catalog
+from experiments_dagster.storage.catalog import EFFECT_VIEWS, publish_catalog
 from experiments_dagster.storage.errors import DataDamagedError
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.ledger import Ledger
@@ -89,7 +89,7 @@ def test_a_night_shows_the_same_rows_as_files_of_each_look(tmp_path, ledgers):
         publish_results(ledger, recorded_looks(ledger)[-1])
         publish_verdict(ledger)
     alone = published(tmp_path)
-    assert together.keys() == alone.keys() == set(TABLES)
+    assert together.keys() == alone.keys() == {*TABLES, *EFFECT_VIEWS}
     for name, table in together.items():
         order = ["look_id", *table.columns]
         assert_frame_equal(
@@ -279,3 +279,32 @@ def test_recorded_looks_are_checked_once_per_ledger(tmp_path, seen, monkeypatch)
     assert len(checked) == 1
     monkeypatch.undo()
     assert recorded_looks(Ledger(Layout(tmp_path), "one", 1).refresh()) == looks
+
+
+def test_the_two_result_tables_share_the_effects_of_the_plan(tmp_path, ledgers):
+    publish(tmp_path, *ledgers)
+    tables = published(tmp_path)
+    primary, secondary = (tables[name] for name in EFFECT_VIEWS)
+    planned = tables["effect_estimates"].filter(analysis="plan")
+    assert planned.height < tables["effect_estimates"].height
+    assert primary.columns == secondary.columns == planned.columns
+    assert set(primary["role"]) == {"primary"}
+    # Every other metric of the plan keeps the role that it has there.
+    assert set(secondary["role"]) == set(planned["role"]) - {"primary"}
+    assert {"guardrail", "secondary"} <= set(secondary["role"])
+    both = pl.concat([primary, secondary])
+    assert_frame_equal(both, planned, check_row_order=False, check_exact=True)
+
+
+def test_effects_from_before_there_were_other_analyses_are_those_of_the_plan(tmp_path, ledgers):
+    publish(tmp_path, *ledgers)
+    (file,) = tmp_path.glob("results/nights/*/effect_estimates.parquet")
+    pl.read_parquet(file).filter(analysis="plan").drop("analysis").write_parquet(file)
+    tables = published(tmp_path)
+    sizes = [tables[name].height for name in EFFECT_VIEWS]
+    assert min(sizes) > 0
+    assert sum(sizes) == tables["effect_estimates"].height
+
+
+def test_without_effects_there_are_no_result_tables(tmp_path):
+    assert published(tmp_path) == {}

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -401,14 +402,27 @@ def sequential_simulate(
 
 
 def validate_input(
-    ctx: typer.Context, input_file: Path, schema: str, groups: str, files: Files
+    ctx: typer.Context,
+    input_file: Path,
+    schema: str,
+    groups: str,
+    files: Files,
+    *,
+    with_audit: bool = False,
 ) -> NoReturn:
     """Check a file against a schema and leave: what `validate --input` does."""
     with exit_codes():
         from experiments_dagster.cli.user_level.schemas import validate_file
 
         allowed = tuple(name.strip() for name in groups.split(",") if name.strip())
-        _deliver(ctx, validate_file(input_file, schema, allowed), files)
+        outcome = validate_file(input_file, schema, allowed)
+        if with_audit:
+            from experiments_dagster.cli.user_level.audit import make_audit
+            from experiments_dagster.cli.user_level.rows import read_file
+
+            audit = make_audit(read_file(input_file), schema, outcome.command)
+            outcome = dataclasses.replace(outcome, audit=audit)
+        _deliver(ctx, outcome, files)
     raise typer.Exit
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from user_level_runs import CUPED, RATIO, RATIOS, USERS, load, refused, run, write
+from user_level_runs import CUPED, RATIO, RATIOS, USERS, bundle, load, refused, run, write
 
 from experiments_dagster import __version__
 
@@ -110,7 +110,7 @@ def test_the_default_folder_is_named_by_command_and_time(tmp_path, monkeypatch):
     assert all((folder / "results.json").exists() for folder in folders)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb[0] not in ("validate", "audit")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb[0] != "audit"])
 def test_any_command_audits_on_request(tmp_path, verb):
     command, text, flags, *_ = verb
     folder = tmp_path / "out"
@@ -126,6 +126,16 @@ def test_any_command_audits_on_request(tmp_path, verb):
     assert "# experiments audit" in (folder / "audit.md").read_text()
     results = load((folder / "results.json").read_text())
     assert results["artifacts"]["audit"] == {"audit_json": "audit.json", "audit_md": "audit.md"}
+
+
+def test_a_file_that_breaks_its_schema_is_audited_all_the_same(tmp_path):
+    file = write(tmp_path / "data.csv", USERS.replace("revenue_pre", "before"))
+    results = bundle(tmp_path / "out", "validate", "--input", file, "--audit", code=2)
+    assert results["diagnostics"]["missing_required"] == ["revenue_pre"]
+    audit = load((tmp_path / "out" / "audit.json").read_text())
+    assert audit["parent_command"] == "validate"
+    assert not (tmp_path / "out" / "tables" / "audit_schedule_sanity.csv").exists()
+    assert "--audit" in run("validate", "--audit", code=2).stderr
 
 
 def test_the_plan_hash_is_that_of_what_decides_the_numbers(tmp_path):
