@@ -1,0 +1,85 @@
+"""Refutations of a donor design as health checks: what fails blocks the claim or weakens it.
+
+ERROR blocks: the effect is not called one. WARN weakens: it is shown with the reason. Treated
+donors and post-period values in predictors never get this far (`donor_panel` refuses them).
+
+References:
+    Abadie 2021, sections 3.5 and 6.
+"""
+
+from __future__ import annotations
+
+from experiments_dagster.causal.series.donor_placebo import SpacePlacebo
+from experiments_dagster.causal.series.donor_sensitivity import FRAGILE_CHANGE, Sensitivity
+from experiments_dagster.causal.series.synthetic_control import POOR_FIT_SD, SyntheticControlResult
+from experiments_dagster.stats.records import CheckOutcome
+
+# Placebo effects share donors, so the sign test rejects too often: it must be far out to count.
+SIGN_P = 0.01
+
+
+def check_pre_fit(result: SyntheticControlResult) -> CheckOutcome:
+    """Warn where the treated unit lies outside its donors' hull."""
+    share = result.pre_rmspe / result.pre_sd if result.pre_sd else None
+    shown = "no variation before the intervention" if share is None else f"{share:.2f} sd"
+    message = f"pre-period error {result.pre_rmspe:.4g}, {shown} of the treated outcome"
+    hint = ": no mix of donors matches it; use the augmented control"
+    return CheckOutcome(
+        name="pre_fit",
+        passed=not result.is_poor_fit,
+        severity="WARN",
+        value=share,
+        threshold=POOR_FIT_SD,
+        message=message + hint if result.is_poor_fit else message,
+    )
+
+
+def check_placebo_rank(placebo: SpacePlacebo) -> CheckOutcome:
+    """Block an effect no larger than what donors show without any treatment."""
+    alpha = round(1 - placebo.confidence_level, 12)
+    passed = placebo.p_value < alpha
+    return CheckOutcome(
+        name="placebo_in_space",
+        passed=passed,
+        severity="ERROR",
+        value=placebo.p_value,
+        threshold=alpha,
+        message=(
+            f"post/pre error ratio {placebo.ratio:.3g}, {len(placebo.ratios)} placebos, "
+            f"p = {placebo.p_value:.3g}" + ("" if passed else ": untreated donors show as much")
+        ),
+    )
+
+
+def check_placebo_lean(placebo: SpacePlacebo) -> CheckOutcome:
+    """Block where all placebo effects lean one way, warn where most do."""
+    n_positive = int((placebo.average_effects > 0).sum())
+    passed = not placebo.is_one_sided and placebo.sign_p_value >= SIGN_P
+    return CheckOutcome(
+        name="placebo_lean",
+        passed=passed,
+        severity="ERROR" if placebo.is_one_sided else "WARN",
+        value=placebo.sign_p_value,
+        threshold=SIGN_P,
+        message=(
+            f"{n_positive} of {len(placebo.average_effects)} placebo effects are positive"
+            + ("" if passed else ": the method is biased on these series")
+        ),
+    )
+
+
+def check_sensitivity(result: Sensitivity) -> CheckOutcome:
+    """Warn where one refit changes the sign or half the effect, or the effect was there before."""
+    low, high = float(result.effects.min()), float(result.effects.max())
+    what = result.kind.replace("_", " ")
+    message = f"effect {result.full_effect:.4g}, without {what} {low:.4g} to {high:.4g}"
+    return CheckOutcome(
+        name=f"leave_out_{result.kind}",
+        passed=not (result.is_fragile or result.is_early),
+        severity="WARN",
+        value=result.largest_change,
+        threshold=FRAGILE_CHANGE,
+        message=message
+        + (": it hangs on it" if result.is_fragile else "")
+        + (": it began before the intervention" if result.is_early else ""),
+    )
