@@ -28,6 +28,10 @@ FLAGS = {
         f"--n --effect --noise-sd --heavy-tail --drift --ratio {LOOKS} --audit {FILES}"
     ),
     "run": "--config",
+    "causal-impact": (
+        "--input --date-col --y --x --intervention --alpha --bootstrap-iters --n-placebos --seed "
+        f"--pre-period-min-points --audit {FILES}"
+    ),
 }
 ARM_DEFAULTS = {"--group-col": "group", "--control": "control", "--test": "test"}
 LOOK_DEFAULTS = {
