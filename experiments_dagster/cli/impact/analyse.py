@@ -20,8 +20,8 @@ from experiments_dagster.causal.series.economics import (
     estimate_economics,
 )
 from experiments_dagster.causal.series.records import EffectInterval
+from experiments_dagster.causal.series.series_effect import SeriesEffect
 from experiments_dagster.cli.impact import plots
-from experiments_dagster.cli.impact.effect import SeriesEffect
 from experiments_dagster.cli.impact.methods import SeriesTask, estimate
 from experiments_dagster.cli.impact.refutation import (
     DROPPED_COLUMNS,

@@ -12,23 +12,23 @@ from experiments_dagster.causal.series.donor_panel import DonorPanel, build_pane
 from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.causal.series.records import PlaceboResult
-from experiments_dagster.causal.series.synthetic_control import (
-    estimate_synthetic_control,
-    synthetic_control_effect,
-)
-from experiments_dagster.cli.impact.effect import (
-    SeriesEffect,
-    effect_of_errors,
-    effect_of_impact,
-)
-from experiments_dagster.cli.impact.request import SEASON, ImpactRequest
-from experiments_dagster.cli.impact.scaled_control import (
+from experiments_dagster.causal.series.scaled_control import (
     FEWEST_POINTS,
     draw_errors,
     estimate_scaled_control,
     pre_fit,
     scaled_control_average,
 )
+from experiments_dagster.causal.series.series_effect import (
+    SeriesEffect,
+    effect_of_errors,
+    effect_of_impact,
+)
+from experiments_dagster.causal.series.synthetic_control import (
+    estimate_synthetic_control,
+    synthetic_control_effect,
+)
+from experiments_dagster.cli.impact.request import SEASON, ImpactRequest
 from experiments_dagster.cli.impact.series_file import RegularSeries
 from experiments_dagster.stats.errors import EstimationError
 

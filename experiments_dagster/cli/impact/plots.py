@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments_dagster.cli.impact.effect import SeriesEffect
+from experiments_dagster.causal.series.series_effect import SeriesEffect
 from experiments_dagster.cli.impact.request import ImpactRequest
 from experiments_dagster.cli.impact.series_file import RegularSeries
 from experiments_dagster.reporting import svg

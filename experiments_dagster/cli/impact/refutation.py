@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments_dagster.causal.series.records import PlaceboResult
-from experiments_dagster.cli.impact.effect import SeriesEffect
+from experiments_dagster.causal.series.series_effect import SeriesEffect
 from experiments_dagster.cli.impact.methods import (
     FEWEST_COLUMNS,
     SeriesTask,

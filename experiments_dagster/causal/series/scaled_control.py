@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments_dagster.causal.series.diagnostics import autocorrelations
+from experiments_dagster.causal.series.series_effect import PreFit, SeriesEffect, effect_of_errors
 from experiments_dagster.causal.series.state_space import (
     NoiseGrid,
     filter_columns,
     simulate_noise,
 )
-from experiments_dagster.cli.impact.effect import PreFit, SeriesEffect, effect_of_errors
 from experiments_dagster.stats.errors import EstimationError
 
 Vector = NDArray[np.float64]
