@@ -1,0 +1,1 @@
+"""Methods whose input is units: one row per unit."""
