@@ -8,8 +8,8 @@ import pytest
 from impact_runs import FLAGS, METHODS, printed, table, write_series
 from scipy import optimize, stats
 
+from experiments_dagster.causal.series import scaled_control
 from experiments_dagster.causal.series.scaled_control import estimate_scaled_control
-from experiments_dagster.cli.impact import scaled_control
 from experiments_dagster.cli.impact.methods import SeriesTask, estimate
 from experiments_dagster.cli.impact.refutation import gate_warnings
 from experiments_dagster.cli.impact.request import ImpactRequest
