@@ -17,9 +17,10 @@ from experiments_dagster.bandits.history import (
     freeze_plan,
     read_history,
     record_period,
+    write_head,
 )
 from experiments_dagster.bandits.records import ArmShare, Period, posterior_record
-from experiments_dagster.bandits.rewards import read_rewards
+from experiments_dagster.bandits.rewards import count_exposures, read_rewards
 from experiments_dagster.config.bandit import STEP_DAYS, Bandit, BernoulliReward
 from experiments_dagster.config.project import Project
 from experiments_dagster.looks.plan import differences
@@ -29,7 +30,7 @@ from experiments_dagster.stats.bayesian.beta_binomial import BetaPrior, rate_pos
 from experiments_dagster.stats.bayesian.normal import MeanPrior, mean_posterior
 from experiments_dagster.stats.bayesian.posteriors import BetaPosterior, StudentPosterior
 from experiments_dagster.stats.moments import ArmMoments
-from experiments_dagster.storage.errors import StorageError
+from experiments_dagster.storage.errors import ContractError, StorageError
 from experiments_dagster.storage.manifest import Manifest
 
 
@@ -92,7 +93,7 @@ def allocate_next(
 
     Raises:
         BanditChangedError: The file no longer says what the first period froze.
-        ContractError: Exposures name an unknown arm.
+        ContractError: Exposures name an unknown arm, or met the arms of the period already.
         DataDamagedError: A landed file or a record is damaged.
         EstimationError: The posteriors cannot be compared.
     """
@@ -102,7 +103,10 @@ def allocate_next(
     period = due_period(bandit, history.periods, now)
     if period is None:
         return None
-    if history.plan is None:
+    _check_not_begun(project, manifest, bandit, period)
+    if history.plan is not None:
+        write_head(layout, bandit.slug)  # a run may have died between a record and its head
+    else:
         freeze_plan(layout, bandit)
         history = read_history(layout, bandit.slug)
         history.check_plan(bandit)
@@ -118,6 +122,22 @@ def allocate_next(
         code_version=__version__,
     )
     return record if record_period(layout, record) else None
+
+
+def _check_not_begun(project: Project, manifest: Manifest, bandit: Bandit, period: int) -> None:
+    """Refuse shares after the fact: units that are here were drawn with the shares before.
+
+    Raises:
+        ContractError: Exposures at or after the start of the period have landed.
+    """
+    starts_at = bandit.starts_at(period)
+    n = count_exposures(project, manifest, bandit, starts_at)
+    if n:
+        rule = (
+            f"period {period} began at {starts_at.isoformat()} and these exposures of it have "
+            "landed under the shares before it; shares are recorded ahead of their period"
+        )
+        raise ContractError(f"exposures of {bandit.slug}", {rule: n})
 
 
 def replay(project: Project, manifest: Manifest, present: Bandit) -> list[Replayed]:

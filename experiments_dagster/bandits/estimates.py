@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.special import chdtrc
+import numpy as np
+from scipy.special import logsumexp
 
 from experiments_dagster.bandits.history import History
 from experiments_dagster.bandits.rewards import Rewards, read_rewards
@@ -19,7 +21,12 @@ from experiments_dagster.stats.bandits.adaptive import (
     weighted_ipw,
     within_periods,
 )
-from experiments_dagster.stats.design.sample_ratio import BLOCK_P, chi_square
+from experiments_dagster.stats.design.sample_ratio import (
+    BLOCK_ANYTIME_P,
+    CONCENTRATIONS,
+    anytime_p_value,
+    sequential_log_e_value,
+)
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.storage.manifest import Manifest
 
@@ -30,7 +37,8 @@ METHODS = ("weighted_ipw", "within_periods")
 class SampleRatio:
     """Whether units met the arms with the recorded probabilities; None without units.
 
-    Everything adaptive rests on these probabilities.
+    Everything adaptive rests on these probabilities. `p_value` is an anytime p-value: it may be
+    read every day, with as few units of an arm as there are.
     """
 
     p_value: float | None
@@ -116,15 +124,26 @@ def _estimate(bandit: Bandit, batches: list[Batch], arm: str, method: str) -> Ad
 
 
 def _sample_ratio(history: History, rewards: Rewards) -> SampleRatio:
-    """Chi-squares of all periods together."""
-    statistic, df = 0.0, 0
+    """The product of the periods' e-values, at its largest so far (METHODS 5.2).
+
+    Given the recorded shares the counts of a period are multinomial, whatever came before, so each
+    factor has expectation 1 at most, and so has the mean over the concentrations. No cell needs
+    many expected units, as it does for chi-square.
+    """
+    log_e, largest, has_units = np.zeros(len(CONCENTRATIONS)), 0.0, False
     for record, counts in zip(history.periods, rewards.decisions, strict=True):
         if not sum(counts.values()):
             continue
         shares = [record.shares[arm] for arm in counts]
-        found = chi_square(list(counts.values()), shares)
-        statistic, df = statistic + found.statistic, df + found.degrees_of_freedom
-    if not df:
+        if any(n for n, share in zip(counts.values(), shares, strict=True) if not share):
+            return SampleRatio(p_value=0.0, passed=False)
+        log_e += [
+            sequential_log_e_value(list(counts.values()), shares, concentrations=[c])
+            for c in CONCENTRATIONS
+        ]
+        largest = max(largest, float(logsumexp(log_e)) - math.log(len(log_e)))
+        has_units = True
+    if not has_units:
         return SampleRatio(p_value=None, passed=True)
-    p_value = float(chdtrc(df, statistic))
-    return SampleRatio(p_value=p_value, passed=p_value >= BLOCK_P)
+    p_value = anytime_p_value(largest)
+    return SampleRatio(p_value=p_value, passed=p_value > BLOCK_ANYTIME_P)

@@ -115,6 +115,40 @@ def read_rewards(
     return _by_period(bandit, units, naive, inputs)
 
 
+def count_exposures(
+    project: Project, manifest: Manifest, bandit: Bandit, starts_at: dt.datetime
+) -> int:
+    """How many exposures from an instant on have landed.
+
+    A batch that landed before it can hold none, but rows of a clock that runs ahead, which would
+    otherwise count as soon as they are written.
+
+    Args:
+        project: Engine.
+        manifest: The landed batches.
+        bandit: Its exposures.
+        starts_at: Aware instant.
+
+    Raises:
+        DataDamagedError: A landed file that is needed is damaged.
+    """
+    tables = manifest.tables(bandit.exposure_source, up_to=manifest.head)
+    later = [(batch, table) for batch, table in tables if batch.landed_at > starts_at]
+    if not later:
+        return 0
+    start, total = starts_at.astimezone(dt.UTC).replace(tzinfo=None), 0
+    with connect(project.platform, manifest.layout) as duck:
+        for batch, table in later:
+            landed = batch.landed_at.astimezone(dt.UTC).replace(tzinfo=None)
+            rows = nw.from_native(duck.parquet([manifest.verified(table)])).filter(
+                nw.col("experiment") == bandit.exposure_name,
+                nw.col("occurred_at") >= start,
+                nw.col("occurred_at") <= landed,
+            )
+            total += len(rows.select("unit").to_native())
+    return total
+
+
 def _by_period(
     bandit: Bandit, units: pl.DataFrame, starts: Sequence[dt.datetime], inputs: dict[str, str]
 ) -> Rewards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from experiments_dagster.bandits.history import read_history, recorded_bandits
 from experiments_dagster.config.project import Project
 from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import StorageError
@@ -14,7 +15,7 @@ from experiments_dagster.storage.manifest import Manifest
 
 
 def examine(project: Project) -> list[dict[str, Any]]:
-    """Findings in the order they were made: manifest, landed files, ledgers, staging, catalog."""
+    """Findings in order: manifest, landed files, ledgers, bandits, staging, catalog."""
     layout = Layout(project.storage)
     findings: list[dict[str, Any]] = []
 
@@ -52,6 +53,9 @@ def examine(project: Project) -> list[dict[str, Any]]:
         open_look = ", one look reserved and unfinished" if ledger.reserved else ""
         text = f"{len(ledger.looks)} looks, chain unbroken{open_look}"
         finding(f"ledger {slug} phase {phase}", text, ok=True)
+    for slug in recorded_bandits(layout):
+        message, is_whole = _bandit(layout, slug)
+        finding(f"bandit {slug}", message, ok=is_whole)
     leftovers = [path for path in layout.staging.glob("*") if path.is_file()]
     if leftovers:
         kept = sum(path.stat().st_size for path in leftovers)
@@ -61,3 +65,11 @@ def examine(project: Project) -> list[dict[str, Any]]:
         free = shutil.disk_usage(layout.root).free
         finding("catalog", f"rebuilt; {free / 1e9:.1f} GB free", ok=True)
     return findings
+
+
+def _bandit(layout: Layout, slug: str) -> tuple[str, bool]:
+    """What is to be said of a bandit's records, and whether they are whole."""
+    try:
+        return f"{len(read_history(layout, slug).periods)} periods, chain unbroken", True
+    except StorageError as error:
+        return str(error), False

@@ -32,6 +32,7 @@ MODELS = {
     "ml": "random effects, maximum likelihood",
     "reml": "random effects, REML",
 }
+MIN_ALPHA = 1e-12  # below it the level 1 - alpha is hardly told from 1, and limits overflow
 INTERVALS = {"normal": "normal interval", "hartung_knapp": "Hartung-Knapp interval"}
 
 
@@ -54,13 +55,15 @@ def meta(
 ) -> None:
     """Pool independent studies of one effect: the mean, how far they differ, what comes next."""
     with exit_codes():
-        from experiments_dagster.cli.columns import checked_alpha, number_columns
+        from experiments_dagster.cli.columns import number_columns
         from experiments_dagster.stats.meta_analysis import FLAGS, pool_studies
 
         if method not in METHODS:
             msg = f"--method {method!r}: must be one of {', '.join(METHODS)}"
             raise ValueError(msg)
-        checked_alpha(alpha)
+        if not MIN_ALPHA <= alpha < 1:
+            msg = f"--alpha {alpha:g}: must be at least {MIN_ALPHA:g} and below 1"
+            raise ValueError(msg)
         columns = number_columns(input_file, {"--effect": effect, "--variance": variance})
         y, v = columns["--effect"], columns["--variance"]
         if (v <= 0).any():

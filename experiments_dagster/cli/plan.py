@@ -14,6 +14,7 @@ from experiments_dagster.config.project import Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.frames.history import read_history
 from experiments_dagster.looks.planning import MetricHistory, PlanReport, plan_report
+from experiments_dagster.stats.design.start_dates import YearlyPeriod
 from experiments_dagster.storage.manifest import Manifest
 
 MIN_UNITS = 1000  # past units below which the numbers are rough
@@ -38,7 +39,18 @@ def make_plan(project: Project, manifest: Manifest, experiment: Experiment) -> P
             f"({experiment.plan.cluster!r}); use `experiments power` with the design effect"
         )
         raise ValueError(msg)
-    return plan_report(experiment, read_history(project, manifest, experiment))
+    avoided = [
+        YearlyPeriod(
+            first=_month_day(period.first), last=_month_day(period.last), reason=period.reason
+        )
+        for period in project.platform.avoid
+    ]
+    return plan_report(experiment, read_history(project, manifest, experiment), avoided)
+
+
+def _month_day(text: str) -> tuple[int, int]:
+    month, _, day = text.partition("-")
+    return int(month), int(day)
 
 
 def plan_document(report: PlanReport) -> dict[str, Any]:
@@ -47,6 +59,8 @@ def plan_document(report: PlanReport) -> dict[str, Any]:
     document["history_first_day"] = str(report.history_first_day)
     for look, row in zip(report.looks, document["looks"], strict=True):
         row["date"] = str(look.date)
+    for proposal, row in zip(report.starts, document["starts"], strict=True):
+        row |= {"start": str(proposal.start), "end": str(proposal.end)}
     return document
 
 
@@ -150,6 +164,11 @@ def _notes(experiment: Experiment, report: PlanReport) -> list[str]:
             f"Power to ship, guardrails included, with the units that the plan needs: {ship}. To "
             f"keep {report.power:.0%} in all, each test needs {report.power_per_test:.1%}."
         )
+    if report.periods_met:
+        lines.append(f"The run as configured meets {', '.join(report.periods_met)}.")
+    if report.starts:
+        starts = "; ".join(f"{found.start} ({found.reason})" for found in report.starts)
+        lines.append(f"Mondays to start a run of {report.run_days} days: {starts}.")
     weeks = ", ".join(f"{week} weeks {effect:.1%}" for week, effect in report.detectable_by_week)
     lines.append(f"Detectable after enrolling for: {weeks}.")
     if report.truncated_days:

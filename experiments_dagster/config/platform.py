@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -168,6 +169,29 @@ class SparkSettings(Spec):
     settings: dict[Text, Text] = Field(default_factory=dict)
 
 
+def _month_day(text: str) -> str:
+    month, _, day = text.partition("-")
+    try:
+        dt.date(2000, int(month), int(day))  # a leap year
+    except ValueError:
+        msg = f"no such day of the year: {text!r}; write month and day, such as 12-24"
+        raise ValueError(msg) from None
+    return text
+
+
+MonthDay = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{2}-[0-9]{2}$"), AfterValidator(_month_day)
+]
+
+
+class AvoidedPeriod(Spec):
+    """Days of every year in which no experiment should run; `12-10` to `01-10` crosses its end."""
+
+    first: MonthDay
+    last: MonthDay
+    reason: Text
+
+
 class Platform(Spec):
     """The whole file. Paths are relative to the folder that holds configs/.
 
@@ -183,6 +207,7 @@ class Platform(Spec):
     threads: Count = 2
     sources: dict[Slug, Source] = Field(min_length=1)
     alerts: AlertSettings = AlertSettings()
+    avoid: tuple[AvoidedPeriod, ...] = ()
 
     @model_validator(mode="after")
     def _both_kinds(self) -> Platform:

@@ -40,6 +40,14 @@ from experiments_dagster.config.yaml_file import Location, YamlFile, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# Columns of unit frames beside the outcomes, and those that each outcome brings with it.
+FRAME_COLUMNS = ("unit", "arm", "exposed_at", "n_exposures", "n_arms", "is_pre_missing")
+DERIVED_COLUMNS = {
+    "pre_": "the pre-period of",
+    "lag_": "the time before the pre-period of",
+    "cap_basis_": "the basis of the cap of",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervention:
@@ -335,6 +343,7 @@ def _experiment_issues(
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
             issues.append(yaml_file.issue(place, f"unknown metric {name!r}; known: {known}"))
+    issues += [yaml_file.issue(place, rule) for place, rule in _column_rules(spec, roles, metrics)]
     used = [metrics[name] for _, name in roles if name in metrics]
     issues += [yaml_file.issue(place, rule) for place, rule in _plan_rules(spec, used)]
     primary = metrics.get(spec.metrics.primary.metric)
@@ -362,6 +371,33 @@ def _experiment_issues(
             if name not in exposures.properties
         )
     return issues
+
+
+def _column_rules(
+    spec: ExperimentSpec, roles: list[tuple[Location, str]], metrics: dict[str, Metric]
+) -> list[tuple[Location, str]]:
+    """No metric's column may be one that the frames of the experiment make of something else."""
+    used = [(place, metrics[name]) for place, name in roles if name in metrics]
+    made: dict[str, list[tuple[str, str]]] = {}  # column: whose it is, and what it holds
+    for name in FRAME_COLUMNS:
+        made.setdefault(name, []).append(("", "of every unit"))
+    for _, name in _property_places(spec):
+        made.setdefault(f"segment_{name}", []).append(("", f"the property {name!r}"))
+    for _, metric in used:
+        for column, _ in metric.columns:
+            if metric.is_ratio:
+                text = f"a part of the ratio {metric.name!r}"
+                made.setdefault(column, []).append((metric.name, text))
+            for prefix, what in DERIVED_COLUMNS.items():
+                text = f"{what} {column!r}"
+                made.setdefault(f"{prefix}{column}", []).append((metric.name, text))
+    return [
+        (place, f"metric {metric.name!r} needs the column {column!r}, which is {what}; rename one")
+        for place, metric in used
+        for column, _ in metric.columns
+        for owner, what in made.get(column, [])
+        if owner != metric.name
+    ]
 
 
 def _property_places(spec: ExperimentSpec) -> list[tuple[Location, str]]:

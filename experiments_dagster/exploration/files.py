@@ -3,7 +3,7 @@
 A grouping column splits only the columns named as from before the experiment (`pre`), or called
 so: `pre_x` or `x_pre`. Everything else is described over all rows together, and columns that tell
 the arm, such as a 0/1 of the treatment, are left out: correlated with an outcome they would compare
-the arms.
+the arms. Without a grouping column any column of two values may be that, so none is correlated.
 """
 
 from __future__ import annotations
@@ -73,9 +73,12 @@ def explore_file(request: FileRequest) -> Exploration:
     """Summarise a file.
 
     Raises:
-        ValueError: The file cannot be read, or a column is missing.
+        ValueError: The file cannot be read or has no rows, or a column is missing.
     """
     table = _read(request.path)
+    if table.is_empty():
+        msg = f"{request.path}: has no rows"
+        raise ValueError(msg)
     if request.unit is None:
         called = (name for name in table.columns if name.lower() in UNIT_NAMES)
         request = replace(request, unit=next(called, None))
@@ -106,11 +109,9 @@ def explore_file(request: FileRequest) -> Exploration:
             n = int((table[request.group or ""].cast(pl.String) == arm).sum())
             facts.append(number_fact("units", "rows", "n", n, level=arm))
         facts += _balance(table, numbers, request, order)
-    if len(numbers) <= MAX_CORRELATED:
-        facts += correlation_facts(numbers)
-    else:
-        notes.append(f"{len(numbers)} numeric columns: correlations of more than {MAX_CORRELATED} "
-                     "are left out")  # fmt: skip
+    correlated, left_out = _correlated(numbers, request)
+    facts += correlation_facts(correlated)
+    notes += left_out
     return Exploration(
         subject=request.path.name,
         unit="row",
@@ -148,6 +149,33 @@ def _tells_the_arm(table: pl.DataFrame, request: FileRequest) -> list[str]:
         if follows or leads:
             chosen.append(name)
     return chosen
+
+
+def _correlated(
+    numbers: Mapping[str, Vector], request: FileRequest
+) -> tuple[dict[str, Vector], list[str]]:
+    """The columns whose correlations may be shown, and why others are not."""
+    chosen, notes = dict(numbers), []
+    if request.group is None:
+        binary = [name for name, values in numbers.items() if _is_binary(values)]
+        chosen = {name: values for name, values in numbers.items() if name not in binary}
+        if binary:
+            notes.append(
+                f"not correlated: {', '.join(binary)}. A column of two values may tell the arm and "
+                "would then compare the arms; name the arm by --group-col"
+            )
+    if len(chosen) > MAX_CORRELATED:
+        notes.append(
+            f"{len(chosen)} numeric columns: correlations of more than {MAX_CORRELATED} are left "
+            "out"
+        )
+        chosen = {}
+    return chosen, notes
+
+
+def _is_binary(values: Vector) -> bool:
+    """Whether there are exactly two values beside missing ones."""
+    return len(np.unique(values[~np.isnan(values)])) == 2  # noqa: PLR2004
 
 
 def _read(path: Path) -> pl.DataFrame:

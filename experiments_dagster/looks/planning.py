@@ -33,6 +33,12 @@ from experiments_dagster.stats.design.rule_power import (
     stopping_law,
     stopping_profile,
 )
+from experiments_dagster.stats.design.start_dates import (
+    StartProposal,
+    YearlyPeriod,
+    periods_met,
+    propose_starts,
+)
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import upper_tail
 from experiments_dagster.stats.methods.units.cross_fitted import fold_numbers
@@ -118,10 +124,20 @@ class PlanReport:
     history_days: int
     history_first_day: dt.date
     truncated_days: int
+    run_days: int
+    starts: tuple[StartProposal, ...]
+    periods_met: tuple[str, ...]
 
 
-def plan_report(experiment: Experiment, history: History) -> PlanReport:
+def plan_report(
+    experiment: Experiment, history: History, avoided: Sequence[YearlyPeriod] = ()
+) -> PlanReport:
     """Plan an experiment over events from its history.
+
+    Args:
+        experiment: The plan as configured.
+        history: What its metrics were in the past.
+        avoided: Periods of every year in which no experiment should run.
 
     Raises:
         EstimationError: The primary metric cannot be estimated from the history.
@@ -146,6 +162,8 @@ def plan_report(experiment: Experiment, history: History) -> PlanReport:
     drift = math.sqrt(inflation * information_for(experiment, effect)) * effect
     profile = stopping_profile(plan, drift=drift)
     start = experiment.starts_at.astimezone(ZoneInfo(experiment.timezone)).date()
+    run_days = days + experiment.primary.maturity_days
+    end = start + dt.timedelta(days=run_days)
     look_days = [float((date - start).days) for date, _, _ in looks]
 
     def detectable(n: float) -> float:
@@ -197,6 +215,9 @@ def plan_report(experiment: Experiment, history: History) -> PlanReport:
         history_days=history.days,
         history_first_day=history.first_day,
         truncated_days=history.truncated_days,
+        run_days=run_days,
+        starts=propose_starts(start, run_days, avoided),
+        periods_met=tuple(period.reason for period in periods_met(start, end, avoided)),
     )
 
 

@@ -1,13 +1,15 @@
 """A bandit on disk whose decisions are drawn with the recorded shares, day by day."""
 
 import datetime as dt
+import hashlib
+import json
 import textwrap
 
 import numpy as np
 from factories import PLATFORM, events_table, exposures_table, incoming, make_project, manifest_of
 
 from experiments_dagster.bandits.allocate import allocate_next
-from experiments_dagster.bandits.history import read_history
+from experiments_dagster.bandits.history import head_file, period_folder, read_history
 from experiments_dagster.config.project import load_project
 from experiments_dagster.stats.bandits.thompson import decide
 from experiments_dagster.storage.landing import land
@@ -82,6 +84,16 @@ def allocate(project, now, slug="headline"):
 
 def history_of(project, slug="headline"):
     return read_history(Layout(project.storage), slug)
+
+
+def forge_head(project, slug="headline"):
+    """Make the head name the records that are there, whatever they hold."""
+    layout = Layout(project.storage)
+    head_file(layout, slug).unlink()
+    records = sorted(period_folder(layout, slug).glob("0*.json"))
+    sha256 = hashlib.sha256(records[-1].read_bytes()).hexdigest()
+    document = {"format": 1, "n_periods": len(records), "sha256": sha256}
+    head_file(layout, slug).write_text(json.dumps(document))
 
 
 def live_day(project, day, *, units=80, rates=RATES, slug="headline"):

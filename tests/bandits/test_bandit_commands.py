@@ -5,7 +5,16 @@ import json
 
 import dagster as dg
 import pytest
-from bandit_factory import BANDIT, FIRST, bandit_project, history_of, live, live_day, write_bandit
+from bandit_factory import (
+    BANDIT,
+    FIRST,
+    bandit_project,
+    forge_head,
+    history_of,
+    live,
+    live_day,
+    write_bandit,
+)
 from typer.testing import CliRunner
 
 from experiments_dagster.automation.schedules import daily_bandits
@@ -74,6 +83,8 @@ def test_a_replay_that_differs_exits_as_damaged(tmp_path):
     document = json.loads(last.read_bytes())
     document["arms"][1]["share"], document["arms"][2]["share"] = 0.4, 0.2
     last.write_text(json.dumps(document))
+    assert "not the one that the head names" in bandit(project, "--replay", code=4).stderr
+    forge_head(project)
     found = run_json("bandit", "headline", "--replay", "--config-dir", tmp_path, code=4)
     assert not found["identical"]
     (differing,) = found["differing"]
@@ -125,6 +136,36 @@ def test_damaged_records_exit_as_damaged(tmp_path):
     plan.write_bytes(plan.read_bytes().replace(b"0.2", b"0.3"))
     bandit(project, code=4)
     run("run", "--config-dir", tmp_path, "--as-of", FIRST + 6 * DAY, code=4)
+
+
+def test_lost_records_stop_everything_and_the_doctor_names_them(tmp_path):
+    project = bandit_project(tmp_path)
+    live(project, 5)
+    whole = run_json("doctor", "--config-dir", tmp_path)["findings"]
+    (found,) = [row for row in whole if row["subject"] == "bandit headline"]
+    assert (found["ok"], found["message"]) == (True, "6 periods, chain unbroken")
+    folder = period_folder(Layout(project.storage), "headline")
+    for path in sorted(folder.glob("0*.json"))[-4:]:
+        path.unlink()
+    assert "6 periods were recorded, 2 are here" in " ".join(
+        bandit(project, "--replay", code=4).stderr.split()
+    )
+    bandit(project, code=4)
+    run("run", "--config-dir", tmp_path, "--as-of", FIRST + 9 * DAY, code=4)
+    findings = run_json("doctor", "--config-dir", tmp_path, code=4)["findings"]
+    (bad,) = [row for row in findings if not row["ok"]]
+    assert bad["subject"] == "bandit headline"
+    assert "6 periods were recorded, 2 are here" in bad["message"]
+
+
+def test_shares_of_the_past_are_refused_with_period_and_rule(tmp_path):
+    project = bandit_project(tmp_path)
+    run("run", "--config-dir", tmp_path, "--as-of", FIRST)
+    live_day(project, FIRST)
+    live_day(project, FIRST + DAY)
+    result = run("run", "--config-dir", tmp_path, "--as-of", FIRST + DAY, code=3)
+    assert "period 2 began at" in " ".join(result.stderr.split())
+    assert [record.period for record in history_of(project).periods] == [1]
 
 
 def test_every_morning_asks_for_the_bandits_that_are_due(tmp_path):

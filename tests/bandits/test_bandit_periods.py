@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,23 +15,28 @@ from bandit_factory import (
     allocate,
     at,
     bandit_project,
+    forge_head,
     history_of,
     live,
     live_day,
     write_bandit,
 )
 from factories import events_table, exposures_table, incoming, land_now, manifest_of
+from scipy import stats
 
 from experiments_dagster.bandits.allocate import due_period, replay
-from experiments_dagster.bandits.estimates import collect_evidence
+from experiments_dagster.bandits.estimates import _sample_ratio, collect_evidence
 from experiments_dagster.bandits.history import (
     BanditChangedError,
     encoded,
+    head_file,
     period_folder,
     record_period,
+    write_head,
 )
 from experiments_dagster.bandits.rewards import read_rewards
 from experiments_dagster.config.project import load_project
+from experiments_dagster.stats.design.sample_ratio import chi_square
 from experiments_dagster.storage.errors import ContractError, DataDamagedError
 from experiments_dagster.storage.layout import Layout
 
@@ -225,8 +232,6 @@ def test_data_that_landed_later_change_no_past_period(tmp_path):
 
 
 def test_frames_that_were_lost_are_rebuilt_for_a_replay(tmp_path):
-    import shutil
-
     project = bandit_project(tmp_path)
     live(project, 3)
     shutil.rmtree(project.storage / "frames")
@@ -311,11 +316,103 @@ def test_records_without_the_plan_they_rest_on_are_damaged(broken):
     assert not files[0].with_name("plan.json").exists()
 
 
+def rewrite_last(project, files, content):
+    """Change the last record and its head, as somebody would who knows of both."""
+    files[-1].write_text(content)
+    forge_head(project, "headline")
+
+
+def test_records_that_are_lost_from_the_end_are_noticed(tmp_path):
+    project = bandit_project(tmp_path)
+    live(project, 5)
+    files = sorted(period_folder(Layout(project.storage), "headline").glob("0*.json"))
+    for path in files[-4:]:
+        path.unlink()
+    with pytest.raises(DataDamagedError, match="6 periods were recorded, 2 are here"):
+        history_of(project)
+    with pytest.raises(DataDamagedError):
+        allocate(project, at(FIRST + 9 * DAY))
+    assert sorted(files[0].parent.glob("0*.json")) == files[:-4]
+    with pytest.raises(DataDamagedError, match="6 periods were recorded"):
+        write_head(Layout(project.storage), "headline")
+    shutil.rmtree(files[0].parent)
+    with pytest.raises(DataDamagedError, match="6 periods were recorded, 0 are here"):
+        history_of(project)
+
+
+def test_a_last_record_that_was_changed_or_swapped_is_noticed(broken):
+    project, files = broken
+    whole = files[-1].read_bytes()
+    files[-1].write_bytes(whole.replace(b'"n_open": ', b'"n_open":  '))
+    with pytest.raises(DataDamagedError, match="record 3 is not the one that the head names"):
+        history_of(project)
+    files[-1].write_bytes(whole)
+    assert len(history_of(project).periods) == 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"format": 1, "n_periods": "3"}'])
+def test_a_head_that_is_gone_or_cut_is_noticed(broken, content):
+    project, _ = broken
+    head = head_file(Layout(project.storage), "headline")
+    head.unlink()
+    if content is not None:
+        head.write_bytes(content)
+    with pytest.raises(DataDamagedError, match="head"):
+        history_of(project)
+    with pytest.raises(DataDamagedError):
+        allocate(project, at(FIRST + 9 * DAY))
+
+
+def test_a_run_that_died_before_the_head_is_mended_by_the_next(tmp_path):
+    project = bandit_project(tmp_path)
+    allocate(project, at(FIRST - DAY))
+    head = head_file(Layout(project.storage), "headline")
+    before = head.read_bytes()
+    live_day(project, FIRST)
+    allocate(project, at(FIRST + DAY, 2))
+    head.write_bytes(before)  # as if the run had ended after the record
+    assert len(history_of(project).periods) == 2
+    live_day(project, FIRST + DAY)
+    allocate(project, at(FIRST + 2 * DAY, 2))
+    assert json.loads(head.read_bytes())["n_periods"] == len(history_of(project).periods) == 3
+    # Two behind is no run that died.
+    head.write_bytes(before)
+    with pytest.raises(DataDamagedError, match="1 periods were recorded, 3 are here"):
+        history_of(project)
+
+
+def test_shares_are_not_recorded_after_units_met_the_arms(project):
+    allocate(project, at(FIRST - DAY))
+    live_day(project, FIRST)
+    live_day(project, FIRST + DAY)
+    with pytest.raises(ContractError, match=r"period 2 began at .* ahead of their period: 80 rows"):
+        allocate(project, at(FIRST + DAY))
+    assert [record.period for record in history_of(project).periods] == [1]
+    # The period after those units has seen none yet.
+    assert allocate(project, at(FIRST + 2 * DAY)).period == 3
+    assert all(row.is_identical for row in replay_of(project))
+
+
+def test_not_even_the_plan_is_frozen_after_the_fact(project):
+    exposures = [("u1", at(FIRST + DAY, 8), "bold")]
+    land_units(project, exposures, [order("z", at(FIRST, 9))], now=at(FIRST + 2 * DAY))
+    with pytest.raises(ContractError, match="period 1 began"):
+        allocate(project, at(FIRST))
+    assert history_of(project).plan is None
+
+
+def test_a_clock_that_runs_ahead_stops_no_period(project):
+    allocate(project, at(FIRST - DAY))
+    exposures = [("u1", at(FIRST, 8), "bold"), ("u2", at(FIRST + 900 * DAY), "bold")]
+    land_units(project, exposures, [order("z", at(FIRST, 9))], now=at(FIRST + DAY, 1))
+    assert allocate(project, at(FIRST + DAY, 2)).period == 3
+
+
 def test_a_last_record_that_was_changed_is_found_by_the_replay(broken):
     project, files = broken
     document = json.loads(files[-1].read_bytes())
     document["arms"][0]["share"] += 1e-15
-    files[-1].write_text(json.dumps(document, sort_keys=True) + "\n")
+    rewrite_last(project, files, json.dumps(document, sort_keys=True) + "\n")
     *before, last = replay_of(project)
     assert all(row.is_identical for row in before)
     assert not last.is_identical
@@ -324,7 +421,7 @@ def test_a_last_record_that_was_changed_is_found_by_the_replay(broken):
 
 def test_the_same_values_in_other_bytes_are_a_difference_too(broken):
     project, files = broken
-    files[-1].write_text(json.dumps(json.loads(files[-1].read_bytes()), indent=1))
+    rewrite_last(project, files, json.dumps(json.loads(files[-1].read_bytes()), indent=1))
     assert "other bytes" in replay_of(project)[-1].differences[0]
 
 
@@ -371,6 +468,47 @@ def test_arms_without_rewards_are_not_estimable(project):
     assert {(row["status"], row["reason"], row["estimate"]) for row in rows} == {
         ("not_estimable", "EMPTY_ARM", None)
     }
+
+
+def sample_ratio_of(periods):
+    """The verdict on shares and counts alone."""
+    history = SimpleNamespace(periods=[SimpleNamespace(shares=shares) for shares, _ in periods])
+    rewards = SimpleNamespace(decisions=[counts for _, counts in periods])
+    return _sample_ratio(history, rewards)
+
+
+def test_arms_with_hardly_a_unit_raise_no_false_alarm():
+    """Thirty days of 20 units, two arms at 0.5 %: chi-square finds 1 clean bandit in 13 guilty."""
+    rng, runs = np.random.default_rng(5), 200
+    shares = {"plain": 0.98, "bold": 0.01, "loud": 0.005, "odd": 0.005}
+    alarms = fixed = 0
+    for _ in range(runs):
+        days = [dict(zip(shares, rng.multinomial(20, list(shares.values())), strict=True))
+                for _ in range(30)]  # fmt: skip
+        alarms += not sample_ratio_of([(shares, counts) for counts in days]).passed
+        tests = [chi_square(list(counts.values()), list(shares.values())) for counts in days]
+        df = sum(test.degrees_of_freedom for test in tests)
+        fixed += stats.chi2.sf(sum(test.statistic for test in tests), df) < 0.001
+    # P(anytime p <= 0.01) is 0.01 at most, whenever it is read: 99.9 % limit of 200 runs.
+    assert alarms <= stats.binom.ppf(0.999, runs, 0.01)
+    assert fixed >= 8  # the broken twin: 0.2 are expected at its level
+
+
+def test_shares_that_drift_a_little_every_day_are_noticed():
+    rng = np.random.default_rng(6)
+    shares = {"plain": 0.8, "bold": 0.1, "loud": 0.1}
+    days = [rng.multinomial(200, [0.7, 0.15, 0.15]) for _ in range(14)]
+    found = sample_ratio_of([(shares, dict(zip(shares, n, strict=True))) for n in days])
+    assert not found.passed
+    assert found.p_value < 0.001
+    # What was noticed stays noticed, and a period without units says nothing.
+    clean = [(shares, {"plain": 160, "bold": 20, "loud": 20})] * 60
+    bad = [(shares, dict(zip(shares, n, strict=True))) for n in days]
+    nobody = [(shares, dict.fromkeys(shares, 0))]
+    assert sample_ratio_of(nobody + bad + clean).p_value <= found.p_value
+    assert sample_ratio_of(nobody).p_value is None
+    # An arm that could not be drawn was drawn.
+    assert not sample_ratio_of([({"plain": 1.0, "bold": 0.0}, {"plain": 9, "bold": 1})]).passed
 
 
 def test_units_that_met_the_arms_in_other_shares_are_noticed(project):

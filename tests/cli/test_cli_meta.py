@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
+from scipy.stats import chisquare
 from typer.testing import CliRunner
 
 from experiments_dagster.cli import cace, factorial, meta
@@ -127,7 +128,9 @@ def test_files_are_written(studies, tmp_path):
     ("frame", "arguments", "texts"),
     [
         (None, ("--method", "mh"), ("--method 'mh'", "hk, reml, dl")),
-        (None, ("--alpha", "1"), ("--alpha 1", "between 0 and 1")),
+        (None, ("--alpha", "1"), ("--alpha 1", "at least 1e-12 and below 1")),
+        (None, ("--alpha", "1e-300"), ("--alpha 1e-300", "at least 1e-12 and below 1")),
+        (None, ("--alpha", "nan"), ("--alpha nan", "at least 1e-12 and below 1")),
         ({"lift": [0.1, 0.2], "w": [1, 2]}, (), ("column 'v' is missing", "lift, w")),
         ({"lift": [0.1, 0.2], "v": [0.1, 0.0]}, (), ("--variance v", "row 2 is 0", "above 0")),
         ({"lift": [0.1, None], "v": [0.1, 0.2]}, (), ("'lift' has 1 missing",)),
@@ -274,3 +277,71 @@ def test_three_arms_need_a_choice(offers):
 def test_nobody_received_is_not_estimable(offers):
     pl.read_csv(offers).with_columns(took=pl.lit(0)).write_csv(offers)
     assert "ZERO_DENOMINATOR" in cace_of(offers, code=5).stderr
+
+
+def test_cace_tests_the_sample_ratio_of_what_was_assigned(offers):
+    flags = ("cace", "--input", offers, "--value", "y", "--received", "took", "--group-col")
+    flags = (*flags, "arm", "--control", "control", "--json")
+    table = pl.read_csv(offers)
+    counts = [table.filter(arm=arm).height for arm in ("control", "offer")]
+    found = load(run(*flags).stdout)
+    assert found["sample_ratio"]["counts"] == {"control": counts[0], "offer": counts[1]}
+    assert found["sample_ratio"]["p_value"] == pytest.approx(chisquare(counts).pvalue)
+    assert found["sample_ratio"]["verdict"] == "ok"
+    assert found["warnings"] == []
+    skewed = run(*flags, "--shares", "control=0.7,offer=0.3")
+    ratio = load(skewed.stdout)["sample_ratio"]
+    wanted = chisquare(counts, [0.7 * sum(counts), 0.3 * sum(counts)])
+    assert ratio["chi2"] == pytest.approx(wanted.statistic)
+    assert (ratio["df"], ratio["verdict"]) == (1, "block")
+    assert "sample ratio against the given shares" in skewed.stderr.replace("\n", " ")
+
+
+def test_factorial_tests_the_sample_ratio_of_its_combinations(factors):
+    flags = ("factorial", "--input", factors, "--value", "y", "--factors", "price,layout")
+    table = pl.read_parquet(factors)
+    counts = {
+        f"{price}/{layout}": table.filter(price=price, layout=layout).height
+        for price in ("high", "low")
+        for layout in (0, 1)
+    }
+    ratio = load(run(*flags, "--json").stdout)["sample_ratio"]
+    assert ratio["counts"] == counts
+    assert ratio["p_value"] == pytest.approx(chisquare(list(counts.values())).pvalue)
+    assert (ratio["df"], ratio["verdict"]) == (3, "ok")
+    assert "sample ratio against equal shares" in run(*flags).stdout
+    shares = "high/0=0.4,high/1=0.1,low/0=0.1,low/1=0.4"
+    wrong = load(run(*flags, "--shares", shares, "--json").stdout)
+    assert wrong["sample_ratio"]["verdict"] == "block"
+    assert len(wrong["warnings"]) == 1
+
+
+def test_a_combination_without_units_is_missed_unless_it_was_not_configured(tmp_path):
+    rng = np.random.default_rng(3)
+    a = rng.integers(0, 2, 300)
+    b = np.where(a == 1, 0, rng.integers(0, 2, 300))
+    path = tmp_path / "corner.parquet"
+    pl.DataFrame({"y": rng.normal(size=300), "a": a, "b": b}).write_parquet(path)
+    flags = ("factorial", "--input", path, "--value", "y", "--factors", "a,b", "--order", "1")
+    assert load(run(*flags, "--json").stdout)["sample_ratio"]["counts"]["1/1"] == 0
+    assert load(run(*flags, "--json").stdout)["sample_ratio"]["verdict"] == "block"
+    shares = ("--shares", "0/0=0.25,0/1=0.25,1/0=0.5")
+    found = load(run(*flags, *shares, "--json").stdout)["sample_ratio"]
+    assert found["counts"].keys() == {"0/0", "0/1", "1/0"}
+    assert found["verdict"] == "ok"
+    others = run(*flags, "--shares", "0/0=0.5,0/1=0.5", code=2).stderr.replace("\n", " ")
+    assert "the arms are 0/0, 0/1, 1/0" in others
+
+
+def test_many_combinations_are_counted_and_not_listed_in_a_warning(tmp_path):
+    rng = np.random.default_rng(4)
+    columns = {name: rng.integers(0, 2, 800) for name in "abcd"}
+    columns["a"] = (rng.random(800) < 0.3).astype(int)
+    path = tmp_path / "four.parquet"
+    pl.DataFrame({"y": rng.normal(size=800), **columns}).write_parquet(path)
+    flags = ("factorial", "--input", path, "--value", "y", "--factors", "a,b,c,d")
+    found = load(run(*flags, "--json").stdout)
+    assert len(found["sample_ratio"]["counts"]) == 16
+    (warning,) = found["warnings"]
+    assert "800 units in 16 arms" in warning
+    assert len(warning) < 150

@@ -162,6 +162,43 @@ def test_a_day_that_does_not_exist_is_a_mistake_of_its_file_only(tmp_path):
     assert list(project.experiments) == ["other"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "what"),
+    [
+        ("pre_orders", "count", "the pre-period of 'orders'"),
+        ("lag_orders", "count", "the time before the pre-period of 'orders'"),
+        ("cap_basis_spend", "count", "the basis of the cap of 'spend'"),
+        ("basket_numerator", "count", "a part of the ratio 'basket'"),
+        ("pre_basket_denominator", "count", "the pre-period of 'basket_denominator'"),
+        ("segment_country", "count", "the property 'country'"),
+        ("is_pre_missing", "count", "of every unit"),
+        ("arm", "count", "of every unit"),
+        # Fine: nothing in the experiment is called like the rest of the name.
+        ("pre_visits", "count", None),
+        ("orders_numerator", "count", None),
+        ("segment_device", "count", None),
+    ],
+)
+def test_a_metric_cannot_have_the_name_of_a_column_made_of_another(tmp_path, name, kind, what):
+    metrics = f"{METRICS}      {name}: {{kind: {kind}, event: order, window_days: 7}}\n"
+    mapped = "variant: variant}\n        properties: {country: country}"
+    platform = PLATFORM.replace("variant: variant}", mapped)
+    text = EXPERIMENT.replace("bought, back]", f"bought, back, {name}]")
+    text = text.replace("    plan:\n", "    segments: [country]\n    plan:\n")
+    folder = write_configs(tmp_path, platform=platform, metrics=metrics, trial=text)
+    issues = read_project(folder)[1]
+    if what is None:
+        assert issues == []
+        return
+    (issue,) = issues
+    assert (issue.file.stem, issue.path) == ("trial", "metrics.secondary.3")
+    assert issue.line == line_of(text, "secondary")
+    assert issue.rule.startswith(f"metric {name!r} needs the column {name!r}, which is {what}")
+    # Each alone is fine: the columns are those of one experiment.
+    (tmp_path / "configs" / "experiments" / "trial.yaml").write_text(textwrap.dedent(EXPERIMENT))
+    assert read_project(folder)[1] == []
+
+
 def test_a_cap_needs_a_mean(tmp_path):
     text = EXPERIMENT.replace("metric: spend,", "metric: orders,").replace("[orders,", "[spend,")
     capped = text.replace("mde: 0.1", "mde: 0.1\n      cap: {quantile: 0.99, from: pre_period}")
@@ -175,6 +212,12 @@ def test_a_cap_needs_a_mean(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "path", "rule"),
     [
+        (
+            "timezone: Europe/Berlin",
+            'timezone: Europe/Berlin\navoid: [{first: "02-30", last: "03-01", reason: x}]',
+            "avoid.0.first",
+            "no such day of the year: '02-30'",
+        ),
         ("timezone: Europe/Berlin", "timezone: Berlin", "timezone", "unknown time zone 'Berlin'"),
         ("memory_limit: 1GB", "memory_limit: 1 GB", "memory_limit", "pattern"),
         ("value_decimals: 2", "value_decimals: 9", "sources.events.value_decimals", "less than"),

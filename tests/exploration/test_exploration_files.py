@@ -63,6 +63,33 @@ def test_columns_that_tell_the_arm_are_left_out(users):
         assert any("tell the arm" in note for note in found.notes)
 
 
+def test_without_a_grouping_column_no_column_of_two_values_is_correlated(tmp_path):
+    """Any of them may be the arm, whatever it is called."""
+    rng = np.random.default_rng(3)
+    is_test = rng.integers(0, 2, 400)
+    y = rng.normal(size=400) + 2.0 * is_test
+    columns = {"is_test": is_test, "flag": y > 1, "y": y, "z": rng.normal(size=400)}
+    holes = [None if k % 7 == 0 else float(k % 2) for k in range(400)]
+    path = tmp_path / "users.parquet"
+    pl.DataFrame(columns | {"holes": holes}).write_parquet(path)
+    found = explore_file(FileRequest(path=path))
+    assert {(f.subject, f.level) for f in found.section("correlation")} == {("y", "z")}
+    (note,) = found.notes
+    assert note.startswith("not correlated: is_test, flag, holes. A column of two values")
+    # With the arm named, what does not tell it is correlated as before.
+    found = explore_file(FileRequest(path=path, group="is_test"))
+    pairs = {(f.subject, f.level) for f in found.section("correlation")}
+    assert ("flag", "y") in pairs
+    assert not any("is_test" in pair for pair in pairs)
+
+
+def test_a_file_with_a_header_alone_is_refused(tmp_path):
+    path = tmp_path / "empty.csv"
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        explore_file(FileRequest(path=path))
+
+
 def test_the_guard_finds_arms_under_any_name(users, tmp_path):
     table = pl.read_parquet(users)
     code = {"A_control": 1.7, "B_adaptive_v1": -2.0, "C_adaptive_v2": 8.0}

@@ -9,7 +9,9 @@ import pytest
 from factories import PLATFORM, incoming, land_now, make_project, manifest_of
 from scipy import stats
 
+from experiments_dagster.cli.plan import make_plan, plan_document
 from experiments_dagster.config.errors import ConfigError
+from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.history import read_history
 from experiments_dagster.looks.calendar import start_of_day
 from experiments_dagster.looks.plan import PlanChangedError, check_plan
@@ -354,6 +356,24 @@ def test_a_plan_from_history_uses_the_plans_own_estimator(tmp_path):
     assert history.accrual[-1] == before["user"].n_unique()
     fractions = [look.information_fraction for look in report.looks]
     assert fractions == sorted(fractions)
+
+
+def test_a_plan_proposes_mondays_clear_of_avoided_periods(tmp_path):
+    trial = Trial(tmp_path, plan_text(), n_users=300)
+    path = trial.project.folder / "configs" / "platform.yaml"
+    avoided = 'avoid: [{first: "03-01", last: "03-20", reason: spring sale}]'
+    path.write_text(f"{path.read_text().rstrip()}\n{avoided}\n")
+    project = load_project(trial.project.folder)
+    experiment = project.experiments[trial.experiment.slug]
+    report = make_plan(project, manifest_of(project), experiment)
+    assert report.periods_met == ("spring sale",)
+    assert [str(found.start) for found in report.starts] == [
+        "2026-03-23",
+        "2026-03-30",
+        "2026-04-06",
+    ]
+    assert report.starts[0].reason == "first Monday clear of spring sale"
+    assert plan_document(report)["starts"][0]["start"] == "2026-03-23"
 
 
 @pytest.mark.parametrize(

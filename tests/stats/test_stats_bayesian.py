@@ -161,6 +161,22 @@ def test_a_large_df_is_normal():
     assert by_t.log_expected_losses == pytest.approx(by_normal.log_expected_losses, abs=1e-8)
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1e-12, 1e-14, 1e-17])
+@pytest.mark.parametrize("place", [0.0, 1.0, 3.0, -1e6])
+def test_scales_that_differ_beyond_what_a_double_can_place(scale, place):
+    """Beside an arm that is all but known, the other is better by its own tail alone."""
+    wide = NormalPosterior(mean=place + 1, sd=1.0)
+    for narrow in (
+        NormalPosterior(mean=place, sd=scale),
+        StudentPosterior(mean=place, scale=scale, df=9),
+    ):
+        found = best_arm([narrow, wide])
+        # Up to the tail of the narrow arm, whose scale is 1e-10 at most.
+        assert found.probabilities[1] == pytest.approx(stats.norm.cdf(1.0), abs=1e-9)
+        loss = stats.norm.pdf(1.0) - stats.norm.sf(1.0)
+        assert found.expected_losses[1] == pytest.approx(loss, abs=1e-9)
+
+
 def test_losses_of_many_arms_agree_with_draws():
     arms = [beta(20 + 3 * k, 180 - k) for k in range(6)]
     found = best_arm(arms)

@@ -107,6 +107,9 @@ class CupedRequest:
         if not MIN_QUANTILE < self.winsor_q < 1:
             msg = f"--winsor-q {self.winsor_q:g}: must be above {MIN_QUANTILE} and below 1"
             raise ValueError(msg)
+        if self.seed < 0:
+            msg = f"--seed {self.seed}: must not be below 0"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +324,7 @@ def _means(values: Vector, is_test: charts.Mask) -> tuple[float, float]:
 
 
 def _srm(arms: TwoArms, request: CupedRequest) -> tuple[Document, str | None]:
-    counts = dict(zip((request.arms.control, request.arms.test), arms.counts, strict=True))
+    counts = dict(zip((request.arms.control, request.arms.test), arms.assigned, strict=True))
     return sample_ratio(counts, request.shares)
 
 

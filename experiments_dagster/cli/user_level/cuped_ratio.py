@@ -124,7 +124,8 @@ def analyse_cuped_ratio(request: RatioRequest) -> Outcome:
     linear = _linearise(data)
     blocks, warnings = _blocks(request, data, linear)
     names = request.arms.control, request.arms.test
-    srm, srm_warning = sample_ratio(dict(zip(names, data.arms.counts, strict=True)), request.shares)
+    assigned = dict(zip(names, data.arms.assigned, strict=True))
+    srm, srm_warning = sample_ratio(assigned, request.shares)
     diagnostics = _diagnostics(data, linear) | {"srm": srm}
     correlation = diagnostics["corr_pre_post_linearized"]
     if correlation is not None and abs(correlation) < WEAK_CORRELATION:

@@ -22,6 +22,10 @@ from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import Contrast
 
 SMALLEST_ARM = 2  # rows; fewer have no variance
+# A confidence sequence starts where the difference is nearly normal, as the project's own looks.
+SEQUENCE_ARM = 100
+MAX_SKEWNESS = 355**-0.5
+NOT_NEARLY_NORMAL = "NOT_NEARLY_NORMAL"
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
@@ -246,6 +250,39 @@ def _with_contrast(
         rel_lift=relative.estimate if relative else None,
         rel_se=relative.std_error if relative else None,
     )
+
+
+def nearly_normal_looks(
+    looks: Sequence[LookStats], ends: Mapping[int, int], scores: Callable[[int], Vector]
+) -> list[LookStats]:
+    """Take the contrast from looks that are too early for a confidence sequence.
+
+    n ≥ 355 skewness² for one mean says that the mean's own skewness is at most 1/√355. Here that
+    is asked of the difference, by the rows so far: two equal arms cancel most of it.
+
+    Args:
+        looks: In order.
+        ends: For each planned look, how many of the rows it sees.
+        scores: From a number of rows to the influence scores of their contrast.
+
+    References:
+        METHODS 8.8; Kohavi et al. 2014.
+    """
+    judged = []
+    for look in looks:
+        reason = None
+        if look.reason is None and min(look.n_control, look.n_test) < SEQUENCE_ARM:
+            reason = "N_TOO_SMALL"
+        elif look.reason is None:
+            found = scores(ends[look.look_n])
+            skewness = float((found**3).sum()) / float((found**2).sum()) ** 1.5
+            reason = NOT_NEARLY_NORMAL if abs(skewness) > MAX_SKEWNESS else None
+        if reason is not None:
+            look = replace(  # noqa: PLW2901
+                look, diff=None, se=None, df=None, rel_lift=None, rel_se=None, reason=reason
+            )
+        judged.append(look)
+    return judged
 
 
 def seen_rows(rows: NDArray[np.int64], looks: Sequence[int], n_stream: int) -> dict[int, int]:

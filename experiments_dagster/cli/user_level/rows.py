@@ -58,6 +58,8 @@ class TwoArms:
         is_test: Shape (n,).
         rows: Position of each row in the file, shape (n,).
         n_file: Rows of the file.
+        assigned: Units of control and test in the file, with or without an outcome: those that
+            the sample ratio is about.
         warnings: What was left out, or looks wrong.
     """
 
@@ -66,6 +68,7 @@ class TwoArms:
     is_test: Mask
     rows: NDArray[np.int64]
     n_file: int
+    assigned: tuple[int, int]
     warnings: tuple[str, ...]
 
     @property
@@ -82,6 +85,7 @@ class TwoArms:
             is_test=self.is_test[mask],
             rows=self.rows[mask],
             n_file=self.n_file,
+            assigned=self.assigned,
             warnings=self.warnings,
         )
 
@@ -139,6 +143,7 @@ def two_arms(path: Path, table: pl.DataFrame, columns: ArmColumns) -> TwoArms:
         is_test=(groups == columns.test).fill_null(value=False).to_numpy(),
         rows=np.arange(table.height),
         n_file=table.height,
+        assigned=(counts[columns.control], counts[columns.test]),
         warnings=tuple(_exclusions(columns, groups, counts)),
     ).keep(is_chosen)
     return _with_unit_check(chosen, columns)
@@ -222,10 +227,10 @@ def check_missing_alike(is_missing: Mask, is_test: Mask, subject: str) -> None:
 def sample_ratio(
     counts: Mapping[str, int], shares: Mapping[str, float] | None
 ) -> tuple[dict[str, Any], str | None]:
-    """The sample-ratio test of distinct rows per arm, and a warning where it fails.
+    """The sample-ratio test of distinct units per arm, and a warning where it fails.
 
     Args:
-        counts: Rows per arm.
+        counts: Units that were assigned to each arm, whatever became of their outcomes.
         shares: Configured shares; equal ones where they are not given.
 
     Raises:
@@ -279,6 +284,13 @@ def _by_arm(mask: Mask, is_test: Mask) -> tuple[int, int]:
     return int(mask.sum()) - n_test, n_test
 
 
+def _distinct(units: pl.Series, is_test: Mask) -> tuple[int, int]:
+    """Different units of each arm; rows without an id count one by one."""
+    arms = (units.filter(pl.Series(~is_test)), units.filter(pl.Series(is_test)))
+    control, test = (own.drop_nulls().n_unique() + own.null_count() for own in arms)
+    return control, test
+
+
 def _exclusions(columns: ArmColumns, groups: pl.Series, counts: Mapping[str, int]) -> list[str]:
     others = {arm: n for arm, n in counts.items() if arm not in (columns.control, columns.test)}
     texts = []
@@ -319,5 +331,6 @@ def _with_unit_check(arms: TwoArms, columns: ArmColumns) -> TwoArms:
         is_test=arms.is_test,
         rows=arms.rows,
         n_file=arms.n_file,
+        assigned=_distinct(units, arms.is_test),
         warnings=(*arms.warnings, f"{msg}, or name the right column by --unit-col"),
     )

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from experiments_dagster.config.errors import ConfigError, ConfigIssue
+from experiments_dagster.config.errors import ConfigError
 from experiments_dagster.config.yaml_file import YamlFile, read_yaml
 
 KEYS = ("command", "input", "out", "audit", "params", "schema")
 COMMANDS = (
     *("validate", "audit", "cuped", "cuped-ratio", "sequential-mean", "sequential-ratio"),
-    "sequential-simulate",
+    *("sequential-simulate", "causal-impact", "impact"),
 )
 WITHOUT_INPUT = ("sequential-simulate",)
 
@@ -33,11 +33,20 @@ def command_line(file: Path) -> list[str]:
     document = read_yaml(file)
     command = _checked_command(document)
     data = document.data
+    known = _flags_of(command)
     flags = {key: data[key] for key in ("input", "out", "audit", "schema") if data.get(key)}
+    if command == "audit":
+        flags.pop("audit", None)  # it is one
+    for key in flags:
+        if key not in known:
+            _refuse(document, (key,), f"{command} takes no {key}")
     for name, value in (data.get("params") or {}).items():
         flag = name.replace("_", "-")
+        if flag not in known:
+            rule = f"{command} has no flag --{flag}; known: {', '.join(known)}"
+            _refuse(document, ("params", name), rule + _guess(flag, known))
         if flag in flags:
-            _refuse(document, f"params.{name}", "is given twice")
+            _refuse(document, ("params", name), "is given twice")
         flags[flag] = value
     arguments = [command]
     for flag, value in flags.items():
@@ -45,21 +54,33 @@ def command_line(file: Path) -> list[str]:
     return arguments
 
 
+def _flags_of(command: str) -> tuple[str, ...]:
+    """The flags of a command without their dashes."""
+    import typer
+
+    from experiments_dagster.cli.app import app
+
+    # Of the program that is there: a list of ours would have to be kept up with it.
+    group: Any = typer.main.get_command(app)
+    options = (name for parameter in group.commands[command].params for name in parameter.opts)
+    return tuple(name.removeprefix("--") for name in options if name.startswith("--"))
+
+
 def _checked_command(document: YamlFile) -> str:
     """The command, once every key is known to be of the right kind."""
     data = document.data
     for key in data:
         if key not in KEYS:
-            _refuse(document, key, f"unknown key; known: {', '.join(KEYS)}{_guess(key, KEYS)}")
+            _refuse(document, (key,), f"unknown key; known: {', '.join(KEYS)}{_guess(key, KEYS)}")
     command = str(data.get("command") or "").replace("_", "-")
     if command not in COMMANDS:
-        _refuse(document, "command", f"must be one of {', '.join(COMMANDS)}, got {command!r}")
+        _refuse(document, ("command",), f"must be one of {', '.join(COMMANDS)}, got {command!r}")
     if data.get("input") is None and command not in WITHOUT_INPUT:
-        _refuse(document, "input", f"is missing; {command} reads a file")
+        _refuse(document, ("input",), f"is missing; {command} reads a file")
     if not isinstance(data.get("params") or {}, dict):
-        _refuse(document, "params", "must be a mapping of flags to values")
+        _refuse(document, ("params",), "must be a mapping of flags to values")
     if not isinstance(data.get("audit", False), bool):
-        _refuse(document, "audit", "must be true or false")
+        _refuse(document, ("audit",), "must be true or false")
     return command
 
 
@@ -73,7 +94,7 @@ def _argument(document: YamlFile, flag: str, value: Any) -> list[str]:
         value = ",".join(str(part) for part in value)
     if isinstance(value, dict):
         if not all(isinstance(part, (str, int, float)) for part in value.values()):
-            _refuse(document, f"params.{flag}", "must be a plain value")
+            _refuse(document, ("params", flag), "must be a plain value")
         value = ",".join(f"{name}={part}" for name, part in value.items())
     # One word, so that a value such as -1 is not read as a flag.
     return [f"--{flag}={value}"]
@@ -84,6 +105,5 @@ def _guess(key: str, known: tuple[str, ...]) -> str:
     return f". Did you mean {close[0]}?" if close else ""
 
 
-def _refuse(document: YamlFile, path: str, rule: str) -> None:
-    line = document.line_of(tuple(path.split(".")))
-    raise ConfigError([ConfigIssue(file=document.file, line=line, path=path, rule=rule)])
+def _refuse(document: YamlFile, place: tuple[str, ...], rule: str) -> NoReturn:
+    raise ConfigError([document.issue(place, rule)])

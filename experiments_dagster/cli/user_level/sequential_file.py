@@ -19,8 +19,10 @@ from experiments_dagster.cli.user_level.audit import Schedule, make_audit
 from experiments_dagster.cli.user_level.bundle import Audit, Document, Outcome
 from experiments_dagster.cli.user_level.checks import check_choice
 from experiments_dagster.cli.user_level.looks import (
+    NOT_NEARLY_NORMAL,
     LookStats,
     mean_looks,
+    nearly_normal_looks,
     ratio_looks,
     seen_rows,
     stream_order,
@@ -52,9 +54,7 @@ from experiments_dagster.cli.user_level.sequential_request import (
     SequentialRequest,
     StreamColumns,
 )
-
-NEARLY_NORMAL = 355  # times skewness squared: rows per arm (Kohavi et al. 2014)
-FEW_ROWS = 100
+from experiments_dagster.stats.methods.units.scores import mean_scores, ratio_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +104,14 @@ def analyse_table(
     order = stream_order(table, columns.timestamp)
     stream = _stream(path, table[order], columns, schedule)
     looks = _looks(stream, columns, request)
+    if plan.mode == "confidence_sequence":
+        looks = _started(looks, stream, columns)
     result = analyse_looks(looks, plan)
     r0, warnings = _baseline(stream, columns)
-    counts = dict(zip((columns.arms.control, columns.arms.test), stream.arms.counts, strict=True))
-    srm, srm_warning = sample_ratio(counts, request.shares)
+    names = columns.arms.control, columns.arms.test
+    assigned = dict(zip(names, stream.arms.assigned, strict=True))
+    srm, srm_warning = sample_ratio(assigned, request.shares)
     warnings += _warnings(table.height, schedule, looks, result, plan)
-    warnings += _skew_warning(stream, result) if plan.mode == "confidence_sequence" else []
     audit = None
     if has_audit:
         audit = _audit(command, table, columns, request)
@@ -176,6 +178,20 @@ def _looks(stream: _Stream, columns: StreamColumns, request: SequentialRequest) 
     )
 
 
+def _started(
+    looks: Sequence[LookStats], stream: _Stream, columns: StreamColumns
+) -> list[LookStats]:
+    """The looks from where the sequence may start, by what is known at each of them."""
+    is_test, found = stream.arms.is_test, stream.columns
+
+    def scores(end: int) -> Vector:
+        if columns.y is not None:
+            return mean_scores(found["--y"][:end], is_test[:end])
+        return ratio_scores(found["--num"][:end], found["--den"][:end], is_test[:end])
+
+    return nearly_normal_looks(looks, stream.ends, scores)
+
+
 def _baseline(stream: _Stream, columns: StreamColumns) -> tuple[float | None, list[str]]:
     """The control's ratio at the first look or before the experiment: information only."""
     if columns.y is not None:
@@ -220,6 +236,11 @@ def _warnings(
         for look in looks
         if look.reason is not None
     ]
+    if any(look.reason == NOT_NEARLY_NORMAL for look in looks):
+        texts.append(
+            f"{NOT_NEARLY_NORMAL}: the difference is too skewed for a confidence sequence; its "
+            "skewness falls with the square root of the rows"
+        )
     if plan.mode == "group_sequential" and len(looks) > MAX_REPEATED_P:
         texts.append(
             f"look_table has repeated p-values for the first {MAX_REPEATED_P} looks and the "
@@ -231,26 +252,6 @@ def _warnings(
         if verdict.reason == "INFORMATION_DECREASED"
     ]
     return texts
-
-
-def _skew_warning(stream: _Stream, result: SequentialResult) -> list[str]:
-    """Confidence sequences hold for large samples: say where the first look was early."""
-    first = next((v.look for v in result.verdicts if v.score is not None), None)
-    if first is None:
-        return []
-    values = next(iter(stream.columns.values()))
-    centred = values - values.mean()
-    spread = float(np.sqrt(np.mean(centred**2)))
-    skewness = float(np.mean((centred / spread) ** 3)) if spread else 0.0
-    needed = max(FEW_ROWS, NEARLY_NORMAL * skewness**2)
-    smallest = min(first.n_control, first.n_test)
-    if smallest >= needed:
-        return []
-    text = (
-        f"the first look has {smallest} rows in an arm; with a skewness of {skewness:.3g} the "
-        f"sequence is trustworthy from about {needed:.0f} on: raise --min-n-per-group"
-    )
-    return [text]
 
 
 def _inputs(path: Path, columns: StreamColumns, plan: SequentialPlan, r0: float | None) -> Document:

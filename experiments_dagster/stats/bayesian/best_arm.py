@@ -17,13 +17,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from experiments_dagster.stats.bayesian.posteriors import Coordinate, Posterior, log_slope
+from experiments_dagster.stats.bayesian.posteriors import (
+    Coordinate,
+    NormalPosterior,
+    Posterior,
+    StudentPosterior,
+    log_slope,
+)
 from experiments_dagster.stats.bayesian.quadrature import log_integrals
 from experiments_dagster.stats.errors import EstimationError
 
@@ -32,6 +38,7 @@ Vector = NDArray[np.float64]
 MARGIN = 150.0  # nats below the largest bound from where a panel is left out
 UNDERFLOW = -600.0  # ln of tails that are added up in logs
 SUM_PRECISION = 1e-6
+LOST = 1e-9  # of its place; a smaller step of a grid has lost digits that the integrals need
 MIN_ARMS = 2
 
 
@@ -82,6 +89,7 @@ def best_arm(posteriors: Sequence[Posterior]) -> BestArm:
         msg = f"{len(posteriors)} posteriors over {sorted(kinds)}: need 2 or more of one kind"
         raise ValueError(msg)
     (coordinate,) = kinds
+    posteriors = _centred(posteriors)
     low, high = _panels(posteriors, coordinate)
     k = len(posteriors)
 
@@ -126,6 +134,16 @@ def compare_arms(control: Posterior, treatment: Posterior) -> TwoArms:
     )
 
 
+def _centred(posteriors: Sequence[Posterior]) -> Sequence[Posterior]:
+    """Means counted from that of the narrowest arm, where its own place would swallow its scale."""
+    steps = [float(np.diff(posterior.points()).min()) for posterior in posteriors]
+    place = posteriors[int(np.argmin(steps))].mean
+    means = [p for p in posteriors if isinstance(p, NormalPosterior | StudentPosterior)]
+    if len(means) < len(posteriors) or min(steps) > LOST * abs(place):
+        return posteriors
+    return [replace(posterior, mean=posterior.mean - place) for posterior in means]
+
+
 def _panels(posteriors: Sequence[Posterior], coordinate: Coordinate) -> tuple[Vector, Vector]:
     """Ends of the panels that can matter to any integral."""
     points = _merged([posterior.points() for posterior in posteriors])
@@ -141,13 +159,16 @@ def _panels(posteriors: Sequence[Posterior], coordinate: Coordinate) -> tuple[Ve
 
 
 def _merged(grids: Sequence[Vector]) -> Vector:
-    """All grids in one; of points closer than half their own step the first is enough."""
+    """All grids in one, increasing; of points closer than half their own step the first is enough.
+
+    Points of a grid may be equal where its scale is below the rounding of its place.
+    """
     points = np.concatenate(grids)
     steps = np.concatenate([np.gradient(grid) for grid in grids])
     order = np.argsort(points, kind="stable")
     kept: list[float] = []
     for point, step in zip(points[order].tolist(), steps[order].tolist(), strict=True):
-        if not kept or point - kept[-1] >= step / 2:
+        if not kept or (point > kept[-1] and point - kept[-1] >= step / 2):
             kept.append(point)
     return np.array(kept)
 

@@ -51,6 +51,8 @@ def log_integrals(functions: LogFunctions, low: Vector, high: Vector) -> Vector:
     accepted = np.full((len(whole), 1), FLOOR)
     for _ in range(MAX_HALVINGS):
         middle = (low + high) / 2
+        if not ((low < middle) & (middle < high)).all():
+            break  # nothing between the ends can be told from them
         left, right = _panels(functions, low, middle), _panels(functions, middle, high)
         halves = np.logaddexp(left, right)
         totals = logsumexp(np.hstack([accepted, halves]), axis=1)

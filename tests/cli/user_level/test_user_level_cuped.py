@@ -196,6 +196,43 @@ def test_a_missing_outcome_is_left_out_and_said(tmp_path):
     assert any("may be biased" in text for text in biased["warnings"])
 
 
+def counts_of(found):
+    return found["diagnostics"]["srm"]["counts"]
+
+
+def test_the_sample_ratio_is_about_everybody_who_was_assigned(tmp_path):
+    """Outcomes that only the test loses are no mismatch of the assignment."""
+    n = 1000
+    is_test = np.arange(n) % 2 == 1
+    y = np.where(is_test & (np.arange(n) % 5 == 0), np.nan, np.arange(n, dtype=float))
+    x = np.sin(np.arange(n))
+    found = cuped(tmp_path, x=x, y=y, group=arms(is_test))
+    assert counts_of(found) == {"control": 500, "test": 500}
+    assert found["diagnostics"]["srm"]["verdict"] == "ok"
+    assert found["estimates"]["base"]["n_test"] == 400
+    assert any("the arms differ in that" in text for text in found["warnings"])
+    ratio = {"num": y, "den": np.ones(n), "num_pre": x, "den_pre": np.ones(n)}
+    file = write_columns(tmp_path / "ratio.csv", group=arms(is_test), **ratio)
+    flags = ("--num", "num", "--den", "den", "--num-pre", "num_pre", "--den-pre", "den_pre")
+    other = bundle(tmp_path / "r", "cuped-ratio", "--input", file, *flags)
+    assert counts_of(other) == {"control": 500, "test": 500}
+    looks = ("--y", "y", "--looks", "1000")
+    file = write_columns(tmp_path / "stream.csv", group=arms(is_test), y=y)
+    assert counts_of(bundle(tmp_path / "s", "sequential-mean", "--input", file, *looks)) == {
+        "control": 500,
+        "test": 500,
+    }
+
+
+def test_a_unit_with_many_rows_counts_once_in_the_sample_ratio(tmp_path):
+    """An id that was guessed is a warning; 300 rows of one test unit are still one unit."""
+    is_test = np.r_[np.arange(400) % 2 == 1, np.ones(300, dtype=bool)]
+    user_id = np.r_[np.arange(400), np.full(300, 1)]
+    x = np.sin(np.arange(700.0))
+    found = cuped(tmp_path, x=x, y=x + np.cos(np.arange(700)), group=arms(is_test), user_id=user_id)
+    assert counts_of(found) == {"control": 200, "test": 200}
+
+
 def test_a_transform_applies_to_outcome_and_covariate(tmp_path):
     x, y, is_test = users()
     y = np.abs(y)
@@ -290,6 +327,7 @@ def test_units_with_several_rows(tmp_path):
         (("--y", "y", "--x", "x", "--alpha", "1"), "--alpha 1"),
         (("--y", "y", "--x", "x", "--transform", "sqrt"), "raw, winsor, log1p"),
         (("--y", "y", "--x", "x", "--winsor-q", "0.3"), "--winsor-q 0.3"),
+        (("--y", "y", "--x", "x", "--cuped", "crossfit", "--seed", "-1"), "--seed -1: must not"),
         (("--y", "low", "--x", "x", "--transform", "log1p"), "negative values"),
         (("--y", "y", "--x", "x", "--shares", "control=1"), "--shares"),
         (("--y", "y", "--x", "x", "--shares", "control=nan,test=0.5"), "--shares 'control=nan"),

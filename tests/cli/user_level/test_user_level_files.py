@@ -292,7 +292,15 @@ def test_lists_schemas_and_exit_codes_pass_through(tmp_path):
         ("command: cuped\ninput: users.csv\nparms: {y: a}\n", "Did you mean params?"),
         ("command: cuped\ninput: users.csv\nparams: [y]\n", "must be a mapping"),
         ("command: cuped\ninput: users.csv\naudit: yes please\n", "true or false"),
-        ("command: cuped\ninput: users.csv\nparams: {y: a, x: b, yy: c}\n", "--yy"),
+        (
+            "command: cuped\ninput: users.csv\nparams:\n  y: a\n  x: b\n  winsor_p: 0.9\n",
+            "run.yaml:6: params.winsor_p: cuped has no flag --winsor-p",
+        ),
+        ("command: cuped\ninput: users.csv\nparams: {y: a, x.y: b}\n", "run.yaml:3: params.x.y:"),
+        (
+            "command: cuped\ninput: users.csv\nschema: b2c_ratio\n",
+            "run.yaml:3: schema: cuped takes",
+        ),
         ("command: cuped\ninput: users.csv\nparams: {y: a, winsor_q: 1, winsor-q: 2}\n", "twice"),
         ("command: cuped\ninput: users.csv\nparams: {y: revenue, x: nope}\n", "--x nope"),
         ("command: [cuped\n", "run.yaml"),
@@ -302,6 +310,18 @@ def test_lists_schemas_and_exit_codes_pass_through(tmp_path):
 def test_a_mistake_in_a_file_is_named(tmp_path, text, said):
     result = run("run", "--config", config(tmp_path, text), code=2)
     assert said in result.stderr
+
+
+@pytest.mark.usefixtures("_in_tmp")
+@pytest.mark.parametrize("command", ["audit", "validate", "cuped", "sequential-simulate"])
+def test_audit_is_true_of_every_command(tmp_path, command):
+    more = {
+        "cuped": "input: users.csv\nparams: {y: revenue, x: revenue_pre}\n",
+        "sequential-simulate": "params: {n: 400, looks: [400]}\n",
+    }.get(command, "input: users.csv\n")
+    text = f"command: {command}\nout: o\naudit: true\n{more}"
+    run("run", "--config", config(tmp_path, text))
+    assert Path("o", "audit.json").exists()
 
 
 @pytest.mark.usefixtures("_in_tmp")

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from user_level_runs import RATIOS, USERS, arms, bundle, refused, run, write, write_columns
 
+from experiments_dagster.cli.user_level import looks as looks_of_files
 from experiments_dagster.cli.user_level.looks import (
     LookStats,
     mean_looks,
@@ -17,6 +18,7 @@ from experiments_dagster.cli.user_level.looks import (
     ratio_looks,
 )
 from experiments_dagster.cli.user_level.sequential import SequentialPlan, analyse_looks
+from experiments_dagster.looks import contrasts
 
 SEQUENTIAL = Path(__file__).parents[4] / "shared" / "data" / "sequential" / "expected.json"
 CASES = (
@@ -365,7 +367,57 @@ def test_the_examples_of_old_run(tmp_path):
         *("--n-looks", "3", "--max-n", "6", "--min-n-per-group", "1"),
     )
     assert ratio["diagnostics"]["ratio_baseline_r0"] == pytest.approx(10 / 25)
-    assert ratio["estimates"]["estimate"] == pytest.approx(16 / 39 - 13 / 35)
+    # Six rows are no large sample: there the sequence says nothing.
+    assert ratio["estimates"]["estimate"] is None
+    assert ratio["estimates"]["final_reason"] == "NO_LOOK_YET"
+
+
+def test_a_confidence_sequence_waits_for_a_hundred_rows_in_an_arm(tmp_path):
+    rng = np.random.default_rng(11)
+    columns = {"group": ["control", "test"] * 200, "y": rng.normal(size=400) + [0.0, 3.0] * 200}
+    flags = ("--mode", "confidence_sequence", "--min-n-per-group", "2", "--looks", "20,198,200,400")
+    found, table = sequential(tmp_path, *flags, **columns)
+    assert [row["reason"] for row in table] == ["N_TOO_SMALL", "N_TOO_SMALL", "", ""]
+    for row in table[:2]:
+        for name in ("diff", "z", "boundary_z", "cs_low", "p_anytime", "naive_p_value", "m_value"):
+            assert row[name] == ""
+        assert row["crossed"] == "False"
+    assert (found["estimates"]["decision"], found["estimates"]["stop_look"]) == ("reject", 200)
+    assert sum("N_TOO_SMALL" in text for text in found["warnings"]) == 2
+
+
+@pytest.mark.parametrize("command", ["sequential-mean", "sequential-ratio"])
+def test_a_skewed_difference_waits_by_what_is_known_at_the_look(tmp_path, command):
+    """One arm in ten: nothing cancels. The rows after a look do not decide about it."""
+    rng = np.random.default_rng(12)
+    n = 60_000
+    is_test = np.arange(n) % 10 == 0
+    y = rng.exponential(size=n) + 3.0 * is_test
+    names = {"y": y} if command == "sequential-mean" else {"num": y, "den": np.ones(n)}
+    columns = {"group": arms(is_test), **names}
+    looks = ("--mode", "confidence_sequence", "--looks", "2000,5000,60000")
+    found, table = sequential(tmp_path, *looks, command=command, **columns)
+    # Skewness 2 of the small arm: 355 * 4 = 1420 of its rows, less what the large one cancels.
+    assert [row["reason"] for row in table] == ["NOT_NEARLY_NORMAL"] * 2 + [""]
+    assert found["estimates"]["stop_look"] == n
+    assert any(text.startswith("NOT_NEARLY_NORMAL: the difference") for text in found["warnings"])
+    # The same first rows, followed by a tail that makes the whole stream skewed: nothing changes.
+    half, wild = 30_000, {name: values.copy() for name, values in names.items()}
+    next(iter(wild.values()))[half:] = rng.pareto(1.5, size=n - half) ** 2
+    early = ("--mode", "confidence_sequence", "--looks", "5000,30000,60000")
+    _, tame = sequential(tmp_path, *early, name="tame", command=command, **columns)
+    _, rough = sequential(
+        tmp_path, *early, name="rough", command=command, group=columns["group"], **wild
+    )
+    assert rough[:2] == tame[:2]
+    assert [row["reason"] for row in rough] == ["NOT_NEARLY_NORMAL", "", "NOT_NEARLY_NORMAL"]
+
+
+def test_the_start_of_the_sequence_is_that_of_the_projects_looks():
+    assert (looks_of_files.SEQUENCE_ARM, looks_of_files.MAX_SKEWNESS) == (
+        contrasts.MIN_UNITS_PER_ARM,
+        contrasts.MAX_SKEWNESS,
+    )
 
 
 def test_a_ratio_baseline_is_information_only(tmp_path):
