@@ -37,7 +37,7 @@ def write_user_level(rng: np.random.Generator) -> None:
     after = np.round((taste * rng.gamma(4.0, 0.25, USERS) + 1.5 * is_test) * buys, 2)
     columns = ("user_id", "group", "revenue", "revenue_pre")
     _write(
-        "user_level.csv",
+        "example_user_level.csv",
         columns,
         zip(_ids("u", USERS), _arms(is_test), after, before, strict=True),
     )
@@ -55,7 +55,7 @@ def write_ratio(rng: np.random.Generator) -> None:
     rows = zip(
         *(_ids("r", USERS), _arms(is_test), paid_after, after, paid_before, before), strict=True
     )
-    _write("ratio.csv", columns, rows)
+    _write("example_ratio.csv", columns, rows)
 
 
 def write_sequential(rng: np.random.Generator) -> None:

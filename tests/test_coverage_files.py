@@ -15,7 +15,7 @@ from experiments_dagster.cli import app
 from experiments_dagster.interventions.estimate import impact_series
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-USERS, RATIOS = EXAMPLES / "user_level.csv", EXAMPLES / "ratio.csv"
+USERS, RATIOS = EXAMPLES / "example_user_level.csv", EXAMPLES / "example_ratio.csv"
 STREAM, SERIES = EXAMPLES / "sequential.csv", EXAMPLES / "timeseries.csv"
 LOOKS = ("--looks", "1000,2000,4000")
 # Name: command line, then the keys of old in the estimates and the diagnostics.

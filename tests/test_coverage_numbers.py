@@ -112,10 +112,10 @@ def test_a_split_within_ten_points_is_a_mismatch_all_the_same():
 @pytest.mark.parametrize(
     ("command", "file", "flags"),
     [
-        ("cuped", "user_level.csv", ("--y", "revenue", "--x", "revenue_pre")),
+        ("cuped", "example_user_level.csv", ("--y", "revenue", "--x", "revenue_pre")),
         (
             "cuped-ratio",
-            "ratio.csv",
+            "example_ratio.csv",
             (
                 *("--num", "revenue", "--den", "sessions"),
                 *("--num-pre", "revenue_pre", "--den-pre", "sessions_pre"),
@@ -174,7 +174,7 @@ def test_every_estimate_of_a_comparison_names_its_variance_formula():
     flags = ("--group-col", "group", "--control", "control")
     formulas = set()
     for method in ((), ("--method", "lin", "--covariates", "revenue_pre")):
-        file = EXAMPLES / "user_level.csv"
+        file = EXAMPLES / "example_user_level.csv"
         found = run_json("compare", "--input", file, *flags, "--value", "revenue", *method)
         formulas |= {row["variance_formula"] for row in found["estimates"]}
     assert {"welch", "lin_hc2"} <= formulas

@@ -18,6 +18,35 @@ COMMANDS = [
     for block in BLOCKS
     for line in block.replace("\\\n", " ").splitlines()
 ]
+# As the README of tecore has them, with `experiments` for `tecore`.
+COMMANDS_OF_OLD = (
+    "validate --input examples/example_user_level.csv --schema b2c_user_level",
+    (
+        "cuped --input examples/example_user_level.csv --y revenue --x revenue_pre "
+        "--out-md out/report_mean.md --out-json out/result_mean.json"
+    ),
+    "validate --input examples/example_ratio.csv --schema b2c_ratio",
+    (
+        "cuped-ratio --input examples/example_ratio.csv --num revenue --den sessions "
+        "--num-pre revenue_pre --den-pre sessions_pre "
+        "--out-md out/report_ratio.md --out-json out/result_ratio.json"
+    ),
+    (
+        "sequential-mean --input examples/example_user_level.csv "
+        "--group-col group --control control --test test --y revenue --mode group_sequential "
+        "--spending obrien_fleming --looks 4,8,10 --min-n-per-group 2 --out out/sequential_mean_demo"
+    ),
+    (
+        "sequential-ratio --input examples/example_ratio.csv "
+        "--group-col group --control control --test test --num revenue --den sessions "
+        "--baseline-mode first_look --mode confidence_sequence --n-looks 5 --max-n 10 "
+        "--min-n-per-group 1 --out out/sequential_ratio_demo"
+    ),
+    (
+        "sequential-simulate --out out/sequential_simulate_demo --n 20000 --effect 0.1 "
+        "--noise-sd 1.0 --mode confidence_sequence --n-looks 10 --max-n 20000"
+    ),
+)
 CONFIGS = sorted((REPOSITORY / "examples" / "configs").glob("*.yaml"))
 
 
@@ -28,7 +57,9 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split(" --out")[0][:60])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, *COMMANDS_OF_OLD], ids=lambda command: command.split(" --out")[0][:60]
+)
 def test_a_command_of_the_page_runs(workplace, command):
     arguments = shlex.split(command)
     run(*arguments)
@@ -68,7 +99,7 @@ def test_the_effects_in_the_examples_are_found(workplace):
 
 
 def test_the_example_files_are_those_of_their_script(workplace):
-    names = ("user_level.csv", "ratio.csv", "sequential.csv", "timeseries.csv")
+    names = ("example_user_level.csv", "example_ratio.csv", "sequential.csv", "timeseries.csv")
     before = {name: Path("examples", name).read_bytes() for name in names}
     assert sum(map(len, before.values())) < 300_000
     for name in names:
