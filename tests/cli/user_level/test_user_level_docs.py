@@ -34,7 +34,8 @@ COMMANDS_OF_OLD = (
     (
         "sequential-mean --input examples/example_user_level.csv "
         "--group-col group --control control --test test --y revenue --mode group_sequential "
-        "--spending obrien_fleming --looks 4,8,10 --min-n-per-group 2 --out out/sequential_mean_demo"
+        "--spending obrien_fleming --looks 4,8,10 --min-n-per-group 2 "
+        "--out out/sequential_mean_demo"
     ),
     (
         "sequential-ratio --input examples/example_ratio.csv "
