@@ -42,6 +42,7 @@ from experiments_dagster.storage.errors import ContractError
 
 CHUNK_UNITS = 262_144
 BATCH_EVENTS = 40_960
+NEARLY_ALL = 0.95
 DAY = dt.timedelta(days=1)
 Vector = NDArray[np.float64]
 NUMBER, KIND, AMOUNT = "_number", "_kind", "_amount"
@@ -204,11 +205,8 @@ class NumberedUnits:
         sums = {name: np.zeros(n) for name in once.values()}
         if n:
             low, high = reach(totals)
-            # What is in no window of any unit is not read: whole files may lie outside.
-            start, end = first + low.start_day * DAY, last + high.end_day * DAY
-            at, used = nw.col("occurred_at"), [by_key[total.measure] for total in totals]
-            seen = wanted(events, used).filter(at >= start, at < end)
-            counted = in_reach(seen, self._limits([*totals, low, high]), low, high)
+            used = [by_key[total.measure] for total in totals]
+            counted = self._in_reach(wanted(events, used), [*totals, low, high], (first, last))
             counting = _Counting.of(
                 {name: (total, by_key[total.measure]) for total, name in once.items()}, low, high
             )
@@ -221,9 +219,35 @@ class NumberedUnits:
                     counting.add(batch, sums)
         return {total.name: sums[once[replace(total, name="")]] for total in totals}
 
-    def _limits(self, totals: Sequence[WindowTotal]) -> Frame:
+    def _in_reach(
+        self, events: Frame, totals: Sequence[WindowTotal], exposed: tuple[dt.datetime, dt.datetime]
+    ) -> Frame:
+        """Number and limits of the unit beside every event that its windows reach.
+
+        What is in no window of any unit is not read: whole files may lie outside. After the
+        windows of nearly all units only the others are asked for, which is quick.
+        """
+        low, high = totals[-2:]
+        (most,) = self._row(f"quantile_disc(exposed_at, {NEARLY_ALL})")
+        start, end = exposed[0] + low.start_day * DAY, exposed[1] + high.end_day * DAY
+        between = most + high.end_day * DAY
+        at = nw.col("occurred_at")
         query = f"SELECT rowid AS {NUMBER}, unit, exposed_at FROM {self.table}"
-        return with_limits(nw.from_native(self.connection.sql(query)), totals, key=NUMBER)
+        units = nw.from_native(self.connection.sql(query))
+        late = units.filter(nw.col("exposed_at") > most)
+        parts = ((units, start, between), (late, between, end))
+        reached = [
+            in_reach(
+                events.filter(at >= since, at < until),
+                with_limits(some, totals, key=NUMBER),
+                low,
+                high,
+            )
+            for some, since, until in parts
+            if since < until
+        ]
+        both: Frame = nw.concat(reached) if len(reached) > 1 else reached[0]
+        return both
 
     def _row(self, columns: str) -> tuple[Any, ...]:
         (row,) = self.connection.sql(f"SELECT {columns} FROM {self.table}").fetchall()
