@@ -540,14 +540,15 @@ def validate_frames(
     every = dict.fromkeys(name for frame in frames.values() for name in frame.columns)
     try:
         validate_unit_frames(units.select(list(every)), experiment, has_units=has_units)
-    except ContractError:
-        raise _by_frame(experiment, frames, has_units=has_units) from None
+    except ContractError as error:
+        broken = _by_frame(experiment, frames, has_units=has_units)
+        raise FramesContractError(experiment.slug, broken or {"user_frame": error.cases}) from None
     return frames
 
 
 def _by_frame(
     experiment: Experiment, frames: dict[str, pl.DataFrame], *, has_units: bool
-) -> FramesContractError:
+) -> dict[str, dict[str, int]]:
     """The same failure, told for each frame."""
     broken: dict[str, dict[str, int]] = {}
     checks = {"user_frame": validate_user_frame, "ratio_frame": validate_ratio_frame}
@@ -556,7 +557,7 @@ def _by_frame(
             check(frames[kind], experiment, has_units=has_units)
         except ContractError as error:
             broken[kind] = error.cases
-    return FramesContractError(experiment.slug, broken)
+    return broken
 
 
 def frame_columns(experiment: Experiment) -> dict[str, list[str]]:

@@ -187,10 +187,11 @@ def test_a_broken_contract_promotes_nothing_and_stops_what_is_downstream(tmp_pat
     runner = Runner(project)
     land_all(project)
 
-    def broken(frame, experiment):
+    def broken(frame, experiment, **_):
         raise ContractError(f"ratio_frame of {experiment.slug}", {"order_value is_finite": 3})
 
-    monkeypatch.setattr(unit_frames, "validate_ratio_frame", broken)
+    for name in ("validate_unit_frames", "validate_ratio_frame"):
+        monkeypatch.setattr(unit_frames, name, broken)
     assert not run_look(runner, "trial").success
     found = checks(runner.instance)
     assert found["frames/ratio_frame", "trial", "ratio_frame_contract"] is False
