@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments_dagster.cli.output import (
+    NOT_ESTIMABLE,
     AsJson,
     OutJson,
     OutMd,
@@ -53,7 +54,12 @@ def cace(
         from experiments_dagster.cli.columns import checked_alpha, numbers, table_of
         from experiments_dagster.cli.sample_ratio import check_sample_ratio, sample_ratio_line
         from experiments_dagster.cli.user_level.rows import parse_shares
-        from experiments_dagster.stats.noncompliance import complier_effect
+        from experiments_dagster.stats.errors import EstimationError
+        from experiments_dagster.stats.noncompliance import (
+            ComplierEffect,
+            complier_effect,
+            intent_to_treat,
+        )
 
         checked_alpha(alpha)
         roles = {"--value": value, "--received": received, "--group-col": group_col}
@@ -71,7 +77,21 @@ def cace(
         ratio, warnings = check_sample_ratio(
             {control: len(is_assigned) - n_assigned, arm: n_assigned}, parse_shares(shares)
         )
-        result = complier_effect(outcome, is_assigned, taken, alpha=alpha)
+        found: dict[str, Any]
+        try:
+            result = complier_effect(outcome, is_assigned, taken, alpha=alpha)
+        except EstimationError as error:
+            # The effect of the assignment stands whatever became of the treatment.
+            itt = intent_to_treat(outcome, is_assigned, alpha=alpha)
+            found = dict.fromkeys(field.name for field in dataclasses.fields(ComplierEffect))
+            found |= {"itt": dataclasses.asdict(itt), "assumptions": []}
+            found |= {"status": "not_estimable", "reason": error.code}
+            warnings = [*warnings, f"no effect on compliers: {error}"]
+            sheet = _itt_sheet(value, control, arm, itt, sample_ratio_line(ratio))
+        else:
+            found = {**dataclasses.asdict(result), "assumptions": list(result.assumptions)}
+            found |= {"status": "ok", "reason": None}
+            sheet = _sheet(value, control, arm, result, sample_ratio_line(ratio))
         document: dict[str, Any] = {
             "inputs": {
                 "path": str(input_file),
@@ -82,15 +102,15 @@ def cace(
                 "treatment": arm,
                 "alpha": alpha,
             },
-            **dataclasses.asdict(result),
-            "assumptions": list(result.assumptions),
+            **found,
             "sample_ratio": ratio,
             "warnings": warnings,
         }
         for warning in warnings:
             warn(warning)
-        sheet = _sheet(value, control, arm, result, sample_ratio_line(ratio))
         deliver(document, [sheet], as_json=as_json, out_json=out_json, out_md=out_md)
+        if found["status"] != "ok":
+            raise typer.Exit(NOT_ESTIMABLE)
 
 
 def _treatment(table: pl.DataFrame, column: str, control: str, asked: str | None) -> str:
@@ -144,6 +164,16 @@ def _sheet(value: str, control: str, arm: str, result: ComplierEffect, sample_ra
         ],
         align="lrrrr",
         notes=notes,
+    )
+
+
+def _itt_sheet(value: str, control: str, arm: str, itt: Estimate, sample_ratio: str) -> Sheet:
+    return Sheet(
+        title=f"{value}, {arm} against {control}",
+        columns=("effect", "estimate", "std. error", "interval", "p"),
+        rows=[_row("intent to treat", itt), ("compliers", "not estimable", "-", "-", "-")],
+        align="lrrrr",
+        notes=["units are never compared by what they received", sample_ratio],
     )
 
 

@@ -7,6 +7,9 @@ hands these over as they come, and a total is an array with a place per unit.
     number      exposures into a temporary table; a unit's number is its row there
     scan, join  as in `one_pass`; what lies outside the windows of all units is not read at all
     add up      batch by batch, while DuckDB reads on
+
+Threads hand events over in any order, so sums of doubles may differ in their last digits from run
+to run. Looks that are recorded, and reproduced to the digit, go another way (`unit_rows`).
 """
 
 from __future__ import annotations

@@ -157,6 +157,25 @@ def complier_effect(
     return _complier_effect(pair, itt, first_stage, alpha)
 
 
+def intent_to_treat(y: ArrayLike, is_assigned: ArrayLike, *, alpha: float = 0.05) -> Estimate:
+    """The effect of being assigned, whatever was received: there even without a first stage.
+
+    Args:
+        y: Outcome per randomised unit, shape (n,).
+        is_assigned: True where assigned to treatment, shape (n,).
+        alpha: Two-sided level.
+
+    Raises:
+        EstimationError: EMPTY_ARM, N_TOO_SMALL, NON_FINITE_INPUT or ZERO_VARIANCE.
+        ValueError: Shapes or indicators that do not fit.
+    """
+    check_alpha(alpha)
+    outcome = unit_column(y, "y")
+    assigned = arm_mask(is_assigned, len(outcome))
+    control, treatment = (ArmMoments.from_arrays(y=outcome[rows]) for rows in (~assigned, assigned))
+    return compare_means(control, treatment, alpha=alpha).difference
+
+
 def per_protocol() -> NoReturn:
     """Refuse to compare units by what they received, whatever the data.
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
-from scipy.stats import chisquare
+from scipy.stats import chisquare, ttest_ind
 from typer.testing import CliRunner
 
 from experiments_dagster.cli import cace, factorial, meta
@@ -277,6 +277,24 @@ def test_three_arms_need_a_choice(offers):
 def test_nobody_received_is_not_estimable(offers):
     pl.read_csv(offers).with_columns(took=pl.lit(0)).write_csv(offers)
     assert "ZERO_DENOMINATOR" in cace_of(offers, code=5).stderr
+
+
+@pytest.mark.parametrize(("took", "reason"), [(0, "ZERO_DENOMINATOR"), (1, "NOT_IDENTIFIED")])
+def test_the_intent_to_treat_stands_without_compliers(offers, took, reason):
+    is_control = pl.col("arm") == "control"
+    frame = pl.read_csv(offers).with_columns(took=pl.when(is_control).then(took).otherwise(0))
+    frame.write_csv(offers)
+    document = load(cace_of(offers, "--json", code=5).stdout)
+    expected = ttest_ind(
+        *(frame.filter(arm=name)["y"].to_numpy() for name in ("offer", "control")), equal_var=False
+    )
+    assert document["itt"]["p_value"] == pytest.approx(expected.pvalue, rel=1e-9)
+    assert document["itt"]["estimate"] / document["itt"]["std_error"] == pytest.approx(
+        expected.statistic, rel=1e-9
+    )
+    assert (document["status"], document["reason"]) == ("not_estimable", reason)
+    assert document["estimate"] is None
+    assert document["first_stage"] is None
 
 
 def test_cace_tests_the_sample_ratio_of_what_was_assigned(offers):
