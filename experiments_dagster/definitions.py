@@ -18,6 +18,7 @@ from experiments_dagster.assets.portfolio import portfolio
 from experiments_dagster.assets.raw import land_day, unit_days
 from experiments_dagster.assets.reports import experiment_report
 from experiments_dagster.assets.results.bandit import bandit
+from experiments_dagster.assets.results.causal_effect import causal_effect, study_frame
 from experiments_dagster.assets.results.causal_impact import causal_impact, daily_series
 from experiments_dagster.assets.results.cuped import cuped
 from experiments_dagster.assets.results.sequential import sequential
@@ -60,9 +61,11 @@ def build_definitions(folder: Path | None = None) -> dg.Definitions:
             unit_days,
             unit_frames,
             daily_series,
+            study_frame,
             cuped,
             sequential,
             causal_impact,
+            causal_effect,
             bandit,
             verdict,
             experiment_report,

@@ -8,6 +8,7 @@ from experiments_dagster.checks.specs import (
     DAILY_SERIES,
     RATIO_FRAME,
     SEQUENTIAL,
+    STUDY_FRAME,
     USER_FRAME,
     VERDICT,
 )
@@ -33,8 +34,10 @@ run_look = dg.define_asset_job(
 
 estimate_intervention = dg.define_asset_job(
     "estimate_intervention",
-    dg.AssetSelection.assets(DAILY_SERIES, ["results", "causal_impact"]),
-    description="One intervention from daily series to counterfactual and report.",
+    dg.AssetSelection.assets(
+        DAILY_SERIES, ["results", "causal_impact"], STUDY_FRAME, ["results", "causal_effect"]
+    ),
+    description="One intervention from its frame to estimate, refutations and report.",
 )
 
 allocate_bandit = dg.define_asset_job(

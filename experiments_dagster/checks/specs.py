@@ -14,6 +14,7 @@ LOOK_HEALTH = "look_health"
 USER_FRAME = ["frames", "user_frame"]
 RATIO_FRAME = ["frames", "ratio_frame"]
 DAILY_SERIES = ["frames", "daily_series"]
+STUDY_FRAME = ["frames", "study_frame"]
 SEQUENTIAL = ["results", "sequential"]
 VERDICT = ["decisions", "verdict"]
 RAW_EVENTS = ["raw", "events"]

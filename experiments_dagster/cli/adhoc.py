@@ -254,7 +254,7 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _column(path: Path | None, column: str) -> list[str]:
-    from experiments_dagster.cli.compare import read_table
+    from experiments_dagster.storage.table_file import read_table
 
     assert path is not None
     table: Any = read_table(path, [column])

@@ -22,6 +22,7 @@ from experiments_dagster.cli import (
     simulate,
     sql,
 )
+from experiments_dagster.cli.causal import donors, panels, units, uplift
 from experiments_dagster.cli.impact import commands as impact
 from experiments_dagster.cli.output import (
     DAMAGED,
@@ -67,6 +68,10 @@ for commands in (
     explore,
     user_level,
     impact,
+    donors,
+    panels,
+    units,
+    uplift,
 ):
     commands.register(app)
 
@@ -293,8 +298,9 @@ def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) ->
     if as_json:
         print_json(document)
         return
-    out.print(verdict_table(project, manifest, slugs))
-    out.print()
+    if project.experiments:
+        out.print(verdict_table(project, manifest, slugs))
+        out.print()
     for line in reason_lines(document):
         out.print(line, markup=False, soft_wrap=True)
     reports = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments_dagster.cli.compare import read_table
+from experiments_dagster.storage.table_file import read_table
 
 if TYPE_CHECKING:
     import polars as pl

@@ -38,6 +38,7 @@ from experiments_dagster.cli.compare_rows import (
 )
 from experiments_dagster.cli.sample_ratio import check_sample_ratio
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.storage.table_file import read_table
 
 MISSING_ALPHA = 0.001  # METHODS 3.3: shares of missing covariates that differ so block adjustment
 # Names of the library's arguments as they stand in its messages, and ours.
@@ -82,34 +83,6 @@ def compare_file(request: Request) -> dict[str, Any]:
         if request.effect_sizes:
             document["effect_sizes"] = effect_size_rows(request, pairs)
         return document
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Some columns of a Parquet or CSV file.
-
-    Raises:
-        ValueError: Unknown file type, or a column is missing.
-    """
-    if path.suffix not in (".parquet", ".pq", ".csv"):
-        msg = f"{path}: unknown file type {path.suffix!r}; use .parquet or .csv"
-        raise ValueError(msg)
-    try:
-        # All rows of a CSV decide on its types: a late 1.5 after a thousand integers is no error.
-        table = (
-            pl.scan_csv(path, infer_schema_length=None)
-            if path.suffix == ".csv"
-            else pl.scan_parquet(path)
-        )
-        present = table.collect_schema().names()
-        for column in columns:
-            if column not in present:
-                msg = f"{path}: column {column!r} is missing; it has {', '.join(present)}"
-                raise ValueError(msg)
-        return table.select(list(dict.fromkeys(columns))).collect()
-    except pl.exceptions.PolarsError as error:
-        # The library's message may quote rows.
-        msg = f"{path}: cannot be read as {path.suffix} ({type(error).__name__})"
-        raise ValueError(msg) from None
 
 
 def _read_arms(request: Request) -> tuple[pl.DataFrame, list[str]]:

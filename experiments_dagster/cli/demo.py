@@ -19,7 +19,6 @@ from experiments_dagster.cli.output import err, out, print_json, progress, warn
 from experiments_dagster.cli.runs import Runner, dagster_home
 from experiments_dagster.cli.status import reason_lines, status_document, verdict_table
 from experiments_dagster.config.project import Project
-from experiments_dagster.interventions.estimate import due_interventions
 from experiments_dagster.looks.publish import report_path
 from experiments_dagster.simulate.grocery import Grocery, package_data
 from experiments_dagster.simulate.incoming import write_incoming
@@ -183,7 +182,7 @@ class Replay:
 
     def _estimate(self, tell: Callable[[str], None]) -> None:
         """Estimate each intervention whose data have grown since it was estimated."""
-        for slug in due_interventions(self.project, Manifest(self.layout).refresh()):
+        for slug in self.runner.due_interventions():
             tell(f"intervention {slug}")
             for trouble in self.runner.estimate(slug):
                 warn(f"{trouble.subject}: {trouble.message}")

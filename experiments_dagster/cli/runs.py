@@ -19,6 +19,7 @@ from experiments_dagster.automation.sensors import register_partitions
 from experiments_dagster.config.project import Project
 from experiments_dagster.definitions import build_definitions
 from experiments_dagster.interventions.estimate import due_interventions
+from experiments_dagster.interventions.publish import due_studies
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
@@ -95,8 +96,10 @@ class Runner:
         return troubles_of(result, "run")
 
     def due_interventions(self) -> list[str]:
-        """Interventions that have new data since they were estimated."""
-        return due_interventions(self.project, Manifest(self.layout).refresh())
+        """Interventions that have new data, or another file, since they were estimated."""
+        manifest = Manifest(self.layout).refresh()
+        series = due_interventions(self.project, manifest)
+        return series + due_studies(self.project, manifest)
 
     def estimate(self, intervention: str) -> list[Trouble]:
         """Run `estimate_intervention` for one intervention."""

@@ -8,9 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments_dagster.cli.numbers import interval, p_value, percent
-from experiments_dagster.config.project import Project
+from experiments_dagster.config.intervention import TimeSeriesSpec
+from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.config.resolve import Experiment
 from experiments_dagster.interventions.estimate import read_summary
+from experiments_dagster.interventions.publish import read_study
 from experiments_dagster.looks.calendar import is_complete
 from experiments_dagster.looks.publish import last_peek
 from experiments_dagster.looks.recorded import recorded_looks
@@ -48,10 +50,22 @@ def status_document(
         rows.append(_experiment_row(experiment, looks, look))
     interventions = [
         summary
-        for slug in project.interventions
-        if (summary := read_summary(manifest.layout, slug)) is not None
+        for slug, intervention in project.interventions.items()
+        if (summary := _intervention_row(manifest, intervention)) is not None
     ]
     return {"experiments": rows, "interventions": [] if slugs else interventions}
+
+
+def _intervention_row(manifest: Manifest, intervention: Intervention) -> dict[str, Any] | None:
+    """What is known of an intervention, or None; a study in its claim and first estimate."""
+    if isinstance(intervention.spec, TimeSeriesSpec):
+        return read_summary(manifest.layout, intervention.slug)
+    found = read_study(manifest.layout, intervention.slug)
+    if found is None:
+        return None
+    kept = ("intervention", "design", "method", "estimand", "status", "reason", "reason_detail")
+    row = {name: found[name] for name in (*kept, "claim", "cutoff", "warnings")}
+    return row | {"estimate": found["estimates"][0] if found["estimates"] else None}
 
 
 def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None) -> dict[str, Any]:
@@ -180,14 +194,28 @@ def reason_lines(document: dict[str, Any]) -> list[str]:
             f"{row['slug']} / {arm['arm']}: {arm['verdict']}: {arm['reason']}"
             for arm in row["arms"]
         ]
-    for summary in document["interventions"]:
-        total = summary["total"]
-        if total is None:
-            lines.append(f"{summary['intervention']}: not estimable yet ({summary['reason']})")
-            continue
-        lines.append(
-            f"{summary['intervention']} (not randomised): {total['estimate']:+,.0f} in total "
-            f"[{total['ci_low']:+,.0f}, {total['ci_high']:+,.0f}] against the counterfactual, "
-            f"placebo p {p_value(summary['placebo_p_value'])}"
-        )
+    lines += [_intervention_line(summary) for summary in document["interventions"]]
     return lines
+
+
+def _intervention_line(summary: dict[str, Any]) -> str:
+    """What an intervention shows, and whether it may be called an effect."""
+    slug, claim = summary["intervention"], summary["claim"]["status"]
+    if "total" not in summary:
+        found = summary["estimate"]
+        if found is None:
+            return f"{slug} (not randomised): not estimable: {summary['reason_detail']}"
+        limits = (found["ci_low"], found["ci_high"])
+        shown = ", ".join("-" if limit is None else f"{limit:+,.4g}" for limit in limits)
+        return (
+            f"{slug} (not randomised): {claim}: {found['name']} {found['estimate']:+,.4g} "
+            f"[{shown}]; {summary['method']}"
+        )
+    total = summary["total"]
+    if total is None:
+        return f"{slug}: not estimable yet ({summary['reason']})"
+    return (
+        f"{slug} (not randomised): {claim}: {total['estimate']:+,.0f} in total "
+        f"[{total['ci_low']:+,.0f}, {total['ci_high']:+,.0f}] against the counterfactual, "
+        f"placebo p {p_value(summary['placebo_p_value'])}"
+    )

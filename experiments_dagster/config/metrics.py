@@ -152,7 +152,7 @@ class MetricsFile(Spec):
     """The whole file."""
 
     schema_version: Literal[1]
-    metrics: dict[Slug, MetricSpec] = Field(min_length=1)
+    metrics: dict[Slug, MetricSpec]
 
     @field_validator("metrics")
     @classmethod

@@ -205,14 +205,15 @@ class Platform(Spec):
     spark: SparkSettings | None = None
     memory_limit: MemoryLimit = "4GB"
     threads: Count = 2
-    sources: dict[Slug, Source] = Field(min_length=1)
+    sources: dict[Slug, Source]
     alerts: AlertSettings = AlertSettings()
     avoid: tuple[AvoidedPeriod, ...] = ()
 
     @model_validator(mode="after")
     def _both_kinds(self) -> Platform:
         kinds = {source.kind for source in self.sources.values()}
-        if not kinds & {"events", "summaries"}:
+        # A project of studies that read tables lands nothing.
+        if kinds and not kinds & {"events", "summaries"}:
             msg = "needs at least one source of kind events or summaries"
             raise ValueError(msg)
         if self.spark is not None and self.engine != "spark":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,13 @@ from experiments_dagster.config.experiment import (
     ExperimentSpec,
     GroupSequential,
 )
-from experiments_dagster.config.intervention import InterventionSpec
+from experiments_dagster.config.intervention import (
+    FAMILIES,
+    InterventionSpec,
+    PanelSpec,
+    TimeSeriesSpec,
+    design_kind,
+)
 from experiments_dagster.config.metrics import (
     Measure,
     Metric,
@@ -36,6 +43,14 @@ from experiments_dagster.config.platform import (
     SummarySource,
 )
 from experiments_dagster.config.resolve import Experiment, resolve_experiment
+from experiments_dagster.config.study_data import (
+    PanelEvents,
+    PanelFile,
+    Series,
+    SeriesFile,
+    UnitsEvents,
+    UnitsFile,
+)
 from experiments_dagster.config.yaml_file import Location, YamlFile, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,11 +66,20 @@ DERIVED_COLUMNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervention:
-    """One intervention with its resolved metric."""
+    """One intervention with the metrics it reads, by name; none where it reads a file.
+
+    `files` are the tables it reads, as absolute paths.
+    """
 
     slug: str
     spec: InterventionSpec
-    metric: Metric
+    metrics: dict[str, Metric]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric of the outcome, if landed events are read."""
+        return next(iter(self.metrics.values()), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,15 +163,17 @@ def read_project(folder: Path) -> tuple[Project | None, list[ConfigIssue]]:
 
 
 def _read_model(
-    file: Path, model: type[Model], issues: list[ConfigIssue]
+    file: Path, model: type[Model] | Callable[[YamlFile], type[Model]], issues: list[ConfigIssue]
 ) -> tuple[Model, YamlFile] | None:
+    """Read a file as a model, or as the one that a function chooses for what the file says."""
     try:
         yaml_file = read_yaml(file)
+        chosen: type[Model] = model if isinstance(model, type) else model(yaml_file)
     except ConfigError as error:
         issues.extend(error.issues)
         return None
     try:
-        return model.model_validate(yaml_file.data), yaml_file
+        return chosen.model_validate(yaml_file.data), yaml_file
     except ValidationError as error:
         issues.extend(_issue_of(yaml_file, item) for item in error.errors(include_url=False))
         return None
@@ -511,27 +537,74 @@ def _summary_plan_rules(spec: ExperimentSpec, used: list[Metric]) -> list[tuple[
     return rules
 
 
+def _family(yaml_file: YamlFile) -> type[InterventionSpec]:
+    """The model of an intervention's file, by the kind of its design."""
+    kind = design_kind(yaml_file.data)
+    if kind not in FAMILIES:
+        shown = "is missing" if kind is None else f"{kind!r} is unknown"
+        rule = f"the design's `kind` {shown}; known: {', '.join(FAMILIES)}"
+        raise ConfigError([yaml_file.issue(("design", "kind"), rule)])
+    return FAMILIES[kind]
+
+
 def _read_interventions(
     folder: Path, platform: Platform, metrics: dict[str, Metric], issues: list[ConfigIssue]
 ) -> dict[str, Intervention]:
     interventions = {}
     for file in _yaml_files(folder, issues):
-        loaded = _read_model(file, InterventionSpec, issues)
+        loaded = _read_model(file, _family, issues)
         if loaded is None:
             continue
         spec, yaml_file = loaded
+        named, sources, read = _needs(spec)
         found = []
-        if spec.series.metric not in metrics:
-            rule = f"unknown metric {spec.series.metric!r}; known: {', '.join(sorted(metrics))}"
-            found.append(yaml_file.issue(("series", "metric"), rule))
-        if spec.series.treated.source not in platform.sources_of("exposures"):
-            rule = f"{spec.series.treated.source!r} is not an exposure source"
-            found.append(yaml_file.issue(("series", "treated", "source"), rule))
+        for place, name in named.items():
+            if name not in metrics:
+                rule = f"unknown metric {name!r}; known: {', '.join(sorted(metrics))}"
+                found.append(yaml_file.issue(place, rule))
+        for place, name in sources.items():
+            if name not in platform.sources_of("exposures"):
+                found.append(yaml_file.issue(place, f"{name!r} is not an exposure source"))
+        for place, name in read.items():
+            if not (folder.parents[1] / name).is_file():
+                found.append(yaml_file.issue(place, f"{name!r}: the project has no such file"))
         issues.extend(found)
         if not found:
-            metric = metrics[spec.series.metric]
-            interventions[file.stem] = Intervention(slug=file.stem, spec=spec, metric=metric)
+            interventions[file.stem] = Intervention(
+                slug=file.stem,
+                spec=spec,
+                metrics={name: metrics[name] for name in named.values()},
+                files=tuple((folder.parents[1] / name).resolve() for name in read.values()),
+            )
     return interventions
+
+
+def _data_of(
+    spec: InterventionSpec,
+) -> tuple[str, Series | SeriesFile | PanelEvents | PanelFile | UnitsEvents | UnitsFile]:
+    """The key under which a study describes its data, and what stands there."""
+    if isinstance(spec, TimeSeriesSpec):
+        return "series", spec.series
+    if isinstance(spec, PanelSpec):
+        return "panel", spec.panel
+    return "units", spec.units
+
+
+def _needs(
+    spec: InterventionSpec,
+) -> tuple[dict[Location, str], dict[Location, str], dict[Location, str]]:
+    """Place in the file to name, of metrics (the outcome's first), exposure sources and files."""
+    place, data = _data_of(spec)
+    if isinstance(data, SeriesFile | PanelFile | UnitsFile):
+        return {}, {}, {(place, "file"): data.file}
+    sources: dict[Location, str] = {(place, "treated", "source"): data.treated.source}
+    if isinstance(data, UnitsEvents):
+        named: dict[Location, str] = {(place, "outcome", "metric"): data.outcome.metric}
+        for part in ("covariates", "placebo_outcomes"):
+            for name, window in getattr(data, part).items():
+                named[place, part, name, "metric"] = window.metric
+        return named, sources, {}
+    return {(place, "metric"): data.metric}, sources, {}
 
 
 def _read_bandits(

@@ -163,26 +163,32 @@ def _value_rules(value: _Value) -> dict[str, Rule]:
     return rules
 
 
-def validate_daily_series(frame: pl.DataFrame, slug: str) -> None:
-    """One row per day without gaps, finite totals.
+def validate_daily_series(frame: pl.DataFrame, slug: str, *, step_days: int = 1) -> None:
+    """One row per day (or per `step_days`) without gaps, finite values.
+
+    Args:
+        frame: event_day, treated, and a column per covariate.
+        slug: Of the intervention.
+        step_days: Days from one row to the next.
 
     Raises:
         ContractError: With the number of rows that break each rule.
     """
-    validate("daily_series", slug, frame, _daily_contract())
+    contract = _daily_contract(tuple(frame.columns[1:]), step_days)
+    validate("daily_series", slug, frame, contract)
 
 
-@lru_cache(1)
-def _daily_contract() -> Contract:
+@lru_cache(KEPT_CONTRACTS)
+def _daily_contract(columns: tuple[str, ...], step_days: int) -> Contract:
     import polars as pl
 
-    day, totals = "event_day", (_Value(name, nullable=False) for name in ("treated", "others"))
-    types: dict[str, Any] = {day: pl.Date, "treated": pl.Float64, "others": pl.Float64}
+    day, values = "event_day", [_Value(name, nullable=False) for name in columns]
+    types: dict[str, Any] = {day: pl.Date, **dict.fromkeys(columns, pl.Float64)}
     rules = {
         f"{day} not_null": not_null(day),
         f"{day} is_unique": is_unique(day),
-        "no_gap": row_rule(pl.col(day).diff().dt.total_days() == 1),
+        "no_gap": row_rule(pl.col(day).diff().dt.total_days() == step_days),
     }
-    for total in totals:
-        rules |= _value_rules(total)
+    for value in values:
+        rules |= _value_rules(value)
     return make_contract(types, rules)

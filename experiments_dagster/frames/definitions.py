@@ -17,9 +17,9 @@ which is exact to the microsecond and touches single events only near the cuts.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 
@@ -338,4 +338,40 @@ def daily_series(days: Frame, group: Frame, measure: str) -> Frame:
         .with_columns((nw.col("_treated").fill_null(0) == 1).alias("is_treated"))
         .group_by("event_day", "is_treated")
         .agg(nw.col(measure).cast(nw.Float64).sum().alias("total"))
+    )
+
+
+class DayWindow(NamedTuple):
+    """A measure from one local day up to and including another."""
+
+    measure: str
+    first: dt.date
+    last: dt.date
+
+
+def unit_windows(days: Frame, windows: Mapping[str, DayWindow]) -> Frame:
+    """Totals of units over windows of days, one row per unit with an event in any window.
+
+    Args:
+        days: `unit_days` of all batches up to the cut-off, of one source.
+        windows: By name; measures are columns of `days`.
+
+    Returns:
+        unit, and per window its total (0 without an event).
+    """
+    inside = {
+        name: (nw.col("event_day") >= window.first) & (nw.col("event_day") <= window.last)
+        for name, window in windows.items()
+    }
+    return (
+        days.filter(nw.any_horizontal(*inside.values(), ignore_nulls=True))
+        .group_by("unit")
+        .agg(
+            nw.when(inside[name])
+            .then(nw.col(window.measure).cast(nw.Float64))
+            .otherwise(nw.lit(0.0))
+            .sum()
+            .alias(name)
+            for name, window in windows.items()
+        )
     )

@@ -1,46 +1,53 @@
-"""Impact of one intervention: daily series to counterfactual, placebos and result tables.
+"""Impact of one intervention on its series: from the published series to study and result tables.
 
-The controls enter as a covariate. Nothing here is randomised: the difference is called an
-effect only by a reader who accepts the assumptions that the report states.
+Nothing here is randomised: the difference is called an effect only where its refutations allow it
+(`interventions.study`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from experiments_dagster import __version__
-from experiments_dagster.causal.series.impact import estimate_impact
-from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.causal.series.records import EffectInterval, ImpactResult, PlaceboResult
+from experiments_dagster.config.intervention import TimeSeriesSpec
 from experiments_dagster.config.project import Intervention, Project
-from experiments_dagster.frames.series import DailySeries
-from experiments_dagster.stats.errors import EstimationError
-from experiments_dagster.storage.atomic import canonical_json, staged, write_bytes
+from experiments_dagster.config.study_data import SeriesFile
+from experiments_dagster.frames.series import DailySeries, time_series_spec
+from experiments_dagster.interventions.designs.time_series import fit_time_series, study_of_fit
+from experiments_dagster.interventions.series_data import FloatArray, SeriesData
+from experiments_dagster.interventions.study import Study
+from experiments_dagster.reporting.numbers import plural
+from experiments_dagster.storage.atomic import (
+    canonical_json,
+    sha256_file,
+    staged,
+    write_bytes,
+)
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
-
-MIN_PRE_POINTS = {"daily": 30, "weekly": 20}
-SEASON = {"daily": 7, "weekly": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterventionResult:
     """Everything estimated for one intervention.
 
-    `starts` are the first days of the periods, pre and post. `impact` is None with `reason` (a
-    code of `stats.errors.REASONS`) where it is not estimable, such as before the post period;
-    `placebo` is None with `placebo_reason` where too few positions fit.
+    `starts` are the first days of the periods, pre and post; `observed` is NaN where missing.
+    `impact` is None with `reason` (a code of `stats.errors.REASONS`) where it is not estimable,
+    such as before the post period; `placebo` is None with `placebo_reason` where there is none.
+    `study` says the same as every design does, with its refutations and the claim.
     """
 
     intervention: Intervention
     cutoff: int
-    n_treated: int
+    n_treated: int | None
     inputs: dict[str, str]
     starts: tuple[dt.date, ...]
     observed: tuple[float, ...]
@@ -48,69 +55,103 @@ class InterventionResult:
     reason: str | None
     placebo: PlaceboResult | None
     placebo_reason: str | None
+    study: Study
+
+
+class _Named(Protocol):
+    @property
+    def slug(self) -> str: ...
+
+
+class SeriesRows(Protocol):
+    """What the result table reads besides the estimate."""
+
+    @property
+    def intervention(self) -> _Named:
+        """What happened."""
+
+    @property
+    def starts(self) -> Sequence[dt.date]:
+        """First day of each period."""
+
+    @property
+    def observed(self) -> Sequence[float]:
+        """The outcome of each period."""
 
 
 def estimate_intervention(intervention: Intervention, series: DailySeries) -> InterventionResult:
-    """Estimate what the treated series would have been, with the others as covariate."""
-    spec = intervention.spec
-    periods = series.periods(intervention)
-    is_pre = periods["period_start"] <= spec.pre.end
-    n_pre = int(is_pre.sum())
-    observed = periods["treated"].to_numpy()
-    covariates = periods["others"].to_numpy()[:, np.newaxis]
-    frequency = spec.series.frequency
-    impact, reason, placebo, placebo_reason = None, None, None, None
-    try:
-        impact = estimate_impact(
-            observed,
-            covariates,
-            n_pre,
-            season=SEASON[frequency],
-            min_pre_points=MIN_PRE_POINTS[frequency],
-            n_draws=spec.design.draws,
-            seed=spec.design.seed,
-            alpha=spec.design.alpha,
-        )
-    except EstimationError as error:
-        reason, placebo_reason = error.code, str(error)
-    if impact is not None and spec.design.placebos:
-        try:
-            placebo = placebo_in_time(
-                observed,
-                covariates,
-                n_pre,
-                season=SEASON[frequency],
-                min_pre_points=MIN_PRE_POINTS[frequency],
-                n_placebos=spec.design.placebos,
-                min_placebos=1,
-            )
-        except EstimationError as error:
-            placebo_reason = str(error)
+    """Estimate what the treated series would have been, and try to refute the difference.
+
+    Raises:
+        TypeError: The intervention has another design than a time series.
+    """
+    spec = time_series_spec(intervention)
+    data = series_data(intervention, series)
+    fit = fit_time_series(data, spec)
     return InterventionResult(
         intervention=intervention,
         cutoff=series.info.cutoff,
         n_treated=series.info.n_treated,
         inputs=series.info.inputs,
-        starts=tuple(periods["period_start"].to_list()),
-        observed=tuple(float(value) for value in observed),
-        impact=impact,
-        reason=reason,
-        placebo=placebo,
-        placebo_reason=placebo_reason,
+        starts=data.dates,
+        observed=tuple(float(value) for value in data.observed),
+        impact=fit.impact,
+        reason=fit.error.code if fit.error else None,
+        placebo=fit.placebo,
+        placebo_reason=fit.placebo_reason,
+        study=study_of_fit(data, spec, fit),
+    )
+
+
+def series_data(intervention: Intervention, series: DailySeries) -> SeriesData:
+    """The periods of a published series as arrays; every other column is a covariate."""
+    spec = time_series_spec(intervention)
+    periods = series.periods(intervention)
+    names = series.covariates
+    source = spec.series
+    if isinstance(source, SeriesFile):
+        name, treated = source.outcome, f"{source.outcome} in {source.file}"
+        controls = ", ".join(names) or "no covariate: its own level and season"
+    else:
+        group = source.treated
+        named = f" ({', '.join(group.variants)})" if group.variants else ""
+        name = source.metric
+        treated = (
+            f"{plural(series.info.n_treated or 0, 'unit')} listed as {group.experiment}{named}"
+        )
+        controls = "the total of all other units"
+    metric = intervention.metric
+    return SeriesData(
+        name=name,
+        dates=tuple(periods["period_start"].to_list()),
+        observed=_floats(periods, ("treated",))[:, 0],
+        covariates=_floats(periods, names),
+        covariate_names=names,
+        n_pre=int((periods["period_start"] <= spec.pre.end).sum()),
+        treated=treated,
+        controls=controls,
+        display_unit=metric.display_unit if metric else None,
     )
 
 
 def due_interventions(project: Project, manifest: Manifest) -> list[str]:
-    """Interventions that were not estimated yet on all that has landed."""
+    """Time series that were not estimated yet on all that has landed, or on the file as it is."""
     due = []
-    for slug in project.interventions:
+    for slug, intervention in project.interventions.items():
+        if not isinstance(intervention.spec, TimeSeriesSpec):
+            continue
         done = read_summary(manifest.layout, slug)
-        if manifest.head and (done is None or done["cutoff"] != manifest.head):
+        if intervention.files:
+            inputs = {path.name: sha256_file(path) for path in intervention.files}
+            is_new = done is None or done["inputs"] != inputs
+        else:
+            is_new = bool(manifest.head) and (done is None or done["cutoff"] != manifest.head)
+        if is_new:
             due.append(slug)
     return due
 
 
-def impact_series(result: InterventionResult, impact: ImpactResult) -> pl.DataFrame:
+def impact_series(result: SeriesRows, impact: ImpactResult) -> pl.DataFrame:
     """One row per period: date, y, y_hat, effect and cumulative effect with their limits.
 
     Cumulative limits are quantiles of summed paths, not sums of pointwise quantiles.
@@ -136,19 +177,22 @@ def impact_series(result: InterventionResult, impact: ImpactResult) -> pl.DataFr
             "y_hat_lower": impact.counterfactual_low,
             "y_hat_upper": impact.counterfactual_high,
         }
-    )
+    ).with_columns(pl.col("y").fill_nan(None))
     return rows.join(post, on="step", how="left").sort("step").drop("step")
 
 
 def summary(result: InterventionResult) -> dict[str, Any]:
     """The numbers of the result as plain data, ready for JSON."""
-    impact, placebo = result.impact, result.placebo
+    impact, placebo, claim = result.impact, result.placebo, result.study.claim
     document: dict[str, Any] = {
         "intervention": result.intervention.slug,
         "method": "structural_time_series",
         "status": "not_estimable" if impact is None else "ok",
         "reason": result.reason,
+        "claim": {"status": claim.status, "clauses": list(claim.clauses)},
+        "refutations": _refutations(result.study),
         "cutoff": result.cutoff,
+        "inputs": result.inputs,
         "code_version": __version__,
         "n_treated": result.n_treated,
         "placebo_p_value": placebo.p_value if placebo else None,
@@ -197,6 +241,33 @@ def read_summary(layout: Layout, slug: str) -> dict[str, Any] | None:
     return document
 
 
+def _refutations(study: Study) -> list[dict[str, Any]]:
+    """One entry per refutation; `passed` is None where it could not be run."""
+    ran = [
+        {
+            "name": check.name,
+            "passed": check.passed,
+            "severity": check.severity,
+            "value": check.value,
+            "threshold": check.threshold,
+            "message": check.message,
+        }
+        for check in study.refutations
+    ]
+    absent = [
+        {
+            "name": item.name,
+            "passed": None,
+            "severity": "WARN" if item.needed else None,
+            "value": None,
+            "threshold": None,
+            "message": f"not run: {item.reason}",
+        }
+        for item in study.skipped
+    ]
+    return ran + absent
+
+
 def _interval(interval: EffectInterval) -> dict[str, float]:
     return {
         "estimate": interval.estimate,
@@ -204,3 +275,9 @@ def _interval(interval: EffectInterval) -> dict[str, float]:
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
     }
+
+
+def _floats(periods: pl.DataFrame, names: tuple[str, ...]) -> FloatArray:
+    """Columns side by side, shape (n, p); what is missing is NaN."""
+    columns = [periods[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names]
+    return np.column_stack(columns) if columns else np.empty((periods.height, 0))

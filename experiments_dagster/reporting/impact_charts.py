@@ -74,10 +74,10 @@ def impact_chart(
     _panel(drawing, x, tops[1], f"difference per step{suffix}", points, pick=_effects)
     _panel(drawing, x, tops[2], f"cumulative difference{suffix}", points, pick=_cumulative)
     at = x(x.clip(intervention.toordinal() - 0.5))
-    drawing.line((at, TOP - 8), (at, bottom), stroke=svg.RED, width=1.3, dash="4 4")
+    drawing.line((at, TOP - 22), (at, bottom), stroke=svg.RED, width=1.3, dash="4 4")
     is_left = at > width / 2
     drawing.text(
-        (at + (-6 if is_left else 6), TOP - 12),
+        (at + (-6 if is_left else 6), TOP - 24),
         day(intervention),
         fill=svg.RED,
         size=11.5,

@@ -1,7 +1,8 @@
 """Every method by name: what it estimates, from what, when it is valid, and what checks it.
 
 The README's table of methods is made from here (`python -m experiments_dagster.stats.registry`) and
-a test holds the two together. `function` is a dotted name, so that listing imports nothing.
+a test holds the two together. `function` is a dotted name, so that listing imports nothing: neither
+the methods of `stats` nor those of `causal`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Input = Literal["moments", "units", "events", "counts", "p-values", "looks", "numbers"]
+Input = Literal[
+    "moments",
+    "units",
+    "events",
+    "counts",
+    "p-values",
+    "looks",
+    "numbers",
+    "series",
+    "panel",
+    "pairs",
+]
 
-ROOT = "experiments_dagster.stats."
+STATS = "experiments_dagster.stats."
+CAUSAL = "experiments_dagster.causal."
 COLUMNS = ("method", "estimand", "input", "valid", "reference", "verified by")
 
 
@@ -29,7 +42,7 @@ class Method:
         validity: When its error rates hold.
         reference: Author and year.
         verified_by: Reference case as `area/case:keys`, or the independent check.
-        function: Dotted name below `experiments_dagster.stats`.
+        function: Dotted name.
     """
 
     name: str
@@ -42,12 +55,15 @@ class Method:
 
     def resolve(self) -> Callable[..., Any]:
         """Import the function."""
-        module, _, name = (ROOT + self.function).rpartition(".")
+        module, _, name = self.function.rpartition(".")
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return found
 
 
-def _methods(rows: Iterable[tuple[str, str, Input, str, str, str, str]]) -> tuple[Method, ...]:
+def _methods(
+    rows: Iterable[tuple[str, str, Input, str, str, str, str]], root: str = STATS
+) -> tuple[Method, ...]:
+    """Rows as records; the last entry of a row is the function's name below `root`."""
     return tuple(
         Method(
             name=name,
@@ -56,7 +72,7 @@ def _methods(rows: Iterable[tuple[str, str, Input, str, str, str, str]]) -> tupl
             validity=validity,
             reference=reference,
             verified_by=verified_by,
-            function=function,
+            function=root + function,
         )
         for name, estimand, read, validity, reference, verified_by, function in rows
     )
@@ -577,7 +593,201 @@ LEARNING = _methods(
         ),
     )
 )
-METHODS = (*FIXED, *ADJUSTED, *SEQUENTIAL, *AROUND, *LEARNING)
+WITHOUT_RANDOMISATION = _methods(
+    (
+        (
+            "impact",
+            "observed minus counterfactual: total, average, relative",
+            "series",
+            "covariates untouched; 30 days or 20 weeks before",
+            "Brodersen et al. 2015; Harvey 1989",
+            "timeseries/causalimpact_google",
+            "series.impact.estimate_impact",
+        ),
+        (
+            "scaled_control (did of a series)",
+            "total against a control scaled before the start",
+            "series",
+            "stationary difference; AR(1) errors",
+            "Harvey 1989; Bertrand, Duflo & Mullainathan 2004",
+            "formula by hand; coverage by simulation",
+            "series.scaled_control.estimate_scaled_control",
+        ),
+        (
+            "synthetic_control",
+            "effect on one treated unit, by period and average",
+            "panel",
+            "donors untouched, close fit before; rank of placebos in space",
+            "Abadie, Diamond & Hainmueller 2010",
+            "timeseries/prop99_scm",
+            "series.synthetic_control.estimate_synthetic_control",
+        ),
+        (
+            "synthetic_did",
+            "average effect on the treated",
+            "panel",
+            "donors untouched; placebo or jackknife errors",
+            "Arkhangelsky et al. 2021",
+            "timeseries/prop99_sdid:sdid",
+            "series.synthetic_did.estimate_synthetic_did",
+        ),
+        (
+            "augmented_control",
+            "effect on one treated unit outside its donors' hull",
+            "panel",
+            "donors untouched; conformal interval",
+            "Ben-Michael, Feller & Rothstein 2021",
+            "equal to synthetic_control as the penalty grows",
+            "series.augmented_control.estimate_augmented_control",
+        ),
+        (
+            "difference_in_differences",
+            "effect on the treated after the start",
+            "panel",
+            "parallel trends; CR2 from 10 clusters an arm, wild bootstrap or randomisation below",
+            "Card & Krueger 1994; Cameron & Miller 2015",
+            "timeseries/card_krueger",
+            "series.difference_in_differences.difference_in_differences",
+        ),
+        (
+            "event_study",
+            "effects by time since one start",
+            "panel",
+            "parallel trends; bounds if they differ",
+            "Roth 2022; Rambachan & Roth 2023",
+            "two-way fixed effects by statsmodels; calibration",
+            "series.event_study.estimate_event_study",
+        ),
+        (
+            "group_time_effects",
+            "ATT(g, t) and averages for starts at different times",
+            "panel",
+            "parallel trends, no anticipation; 10 clusters an arm",
+            "Callaway & Sant'Anna 2021; Sant'Anna & Zhao 2020",
+            "published engine; equal to 2×2 with one cohort; known ATT(g, t)",
+            "series.staggered.group_time_effects",
+        ),
+        (
+            "local_linear_robust",
+            "jump at the cutoff",
+            "units",
+            "nobody chooses a side; 50 rows a side within h",
+            "Calonico, Cattaneo & Titiunik 2014",
+            "timeseries/rdd_senate",
+            "units.discontinuity.estimate_discontinuity",
+        ),
+        (
+            "fuzzy_local_linear_robust",
+            "effect at the cutoff on those whom the rule moves",
+            "units",
+            "as local_linear_robust, exclusion, monotonicity; Anderson-Rubin set if F < 10",
+            "Hahn, Todd & van der Klaauw 2001; Feir, Lemieux & Marmer 2016",
+            "rdrobust 2.1.1; equal to the sharp design under full take-up",
+            "units.fuzzy_discontinuity.estimate_fuzzy_discontinuity",
+        ),
+        (
+            "polynomial jump",
+            "jump of aggregated cells",
+            "units",
+            "the polynomial is right",
+            "Angrist & Pischke 2015",
+            "timeseries/rdd_mlda",
+            "units.discontinuity.parametric_discontinuity",
+        ),
+        (
+            "density_jump",
+            "continuity of the density at the cutoff",
+            "units",
+            "large samples; refutes, does not prove",
+            "Cattaneo, Jansson & Ma 2020",
+            "jackknife; size and power by simulation",
+            "units.density.density_jump",
+        ),
+        (
+            "ipw_hajek",
+            "ATE or ATT by inverse propensity",
+            "units",
+            "no unmeasured confounding, overlap, the propensity model",
+            "Hirano, Imbens & Ridder 2003",
+            "observational/lalonde_matchit:att_ipw,ate_hajek",
+            "units.weighting.weighted_effect",
+        ),
+        (
+            "aipw",
+            "ATE or ATT, doubly robust",
+            "units",
+            "no unmeasured confounding, overlap, either model",
+            "Robins, Rotnitzky & Zhao 1994; Chernozhukov et al. 2018",
+            "observational/lalonde_matchit:aipw_ate,aipw_se",
+            "units.doubly_robust.doubly_robust_effect",
+        ),
+        (
+            "nearest_neighbour_1_1",
+            "effect on the matched treated",
+            "units",
+            "no unmeasured confounding; partners inside the caliper",
+            "Abadie & Imbens 2006; Abadie & Spiess 2022",
+            "observational/lalonde_matchit:n_matched,att_nn_dim",
+            "units.matching.match_nearest",
+        ),
+        (
+            "uplift: s, t, x, r, dr",
+            "effect at the covariates of each unit",
+            "units",
+            "no unmeasured confounding; 100 units of an arm in a fold",
+            "Künzel et al. 2019; Nie & Wager 2021; Kennedy 2023",
+            "uplift/hillstrom_A_half_mens",
+            "units.learners.fit_uplift",
+        ),
+        (
+            "heterogeneity, out of sample",
+            "slope of effects on predicted ones, groups, calibration",
+            "units",
+            "cross-fitted effects",
+            "Chernozhukov et al. 2018; Wager 2024",
+            "rejection rate under no heterogeneity",
+            "units.heterogeneity_proof.prove_heterogeneity",
+        ),
+        (
+            "qini, auuc",
+            "area under named uplift curves",
+            "units",
+            "scores not fitted to the same units",
+            "Radcliffe 2007; Gutierrez & Gérardy 2017",
+            "uplift/hillstrom_A_half_womens",
+            "units.uplift_curves.uplift_curve",
+        ),
+        (
+            "policy value",
+            "mean outcome of treating the top share",
+            "units",
+            "cross-fitted effects shown to differ",
+            "Athey & Wager 2021",
+            "coverage of the known value by simulation",
+            "units.policy_value.policy_value",
+        ),
+        (
+            "e_value",
+            "confounding that would explain the effect, as a risk ratio",
+            "numbers",
+            "beside the estimate",
+            "VanderWeele & Ding 2017",
+            "observational/evalues",
+            "units.sensitivity.e_value",
+        ),
+        (
+            "rosenbaum",
+            "hidden bias Γ that an effect on pairs survives",
+            "pairs",
+            "matched pairs, signed ranks or 0/1 outcomes",
+            "Rosenbaum 2002",
+            "observational/rosenbaum_erpcp",
+            "units.sensitivity.rosenbaum_signed_rank",
+        ),
+    ),
+    CAUSAL,
+)
+METHODS = (*FIXED, *ADJUSTED, *SEQUENTIAL, *AROUND, *LEARNING, *WITHOUT_RANDOMISATION)
 
 
 def markdown_table(methods: Iterable[Method] = METHODS) -> str:

@@ -25,6 +25,8 @@ RESULT_TABLES = (
     "verdicts",
     "impact_series",
     "impact_summary",
+    "causal_estimates",
+    "causal_refutations",
 )
 FRAMES = ("user_frame", "ratio_frame")
 # Metrics that decide alone, and all others of the plan: success, guardrail, secondary. The empty

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 from shop_factory import shop_project
 
+from experiments_dagster.checks.refutations import OTHERS, SERIES
 from experiments_dagster.definitions import build_definitions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,6 +28,8 @@ GRAPH = {
     "results/cuped": ["frames/ratio_frame", "frames/user_frame"],
     "results/sequential": ["results/cuped"],
     "results/causal_impact": ["frames/daily_series"],
+    "frames/study_frame": ["frames/unit_days", "raw/exposures"],
+    "results/causal_effect": ["frames/study_frame"],
     "results/bandit": ["frames/unit_days", "raw/exposures"],
     "decisions/verdict": ["results/sequential"],
     "reports/experiment_report": ["decisions/verdict"],
@@ -37,8 +40,12 @@ CHECKS = {
     ("raw/events", "landing_health", False),
     ("frames/user_frame", "user_frame_contract", True),
     ("frames/ratio_frame", "ratio_frame_contract", True),
-    ("frames/daily_series", "daily_series_contract", True),
+    # Interventions: nothing is promoted when these fail, so nothing follows.
+    ("frames/daily_series", "daily_series_contract", False),
+    ("frames/study_frame", "study_frame_contract", False),
     ("results/sequential", "look_health", True),
+    *(("results/causal_impact", name, False) for name in SERIES),
+    *(("results/causal_effect", name, False) for name in OTHERS),
 }
 
 

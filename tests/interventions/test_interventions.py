@@ -2,12 +2,14 @@
 
 import datetime as dt
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from factories import events_table, exposures_table, incoming, land_now, make_project, manifest_of
 
+from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import (
@@ -17,7 +19,11 @@ from experiments_dagster.interventions.estimate import (
     read_summary,
     write_impact,
 )
-from experiments_dagster.interventions.report import impact_svg, publish_intervention_report
+from experiments_dagster.interventions.report import (
+    impact_svg,
+    publish_intervention_report,
+    study_record,
+)
 from experiments_dagster.storage.errors import ContractError
 
 INTERVENTION = """
@@ -91,9 +97,111 @@ def test_a_known_lift_is_inside_the_interval_and_noticed(project):
     table = impact_series(result, result.impact)
     assert table.height == 24 + 6
     assert table["effect"].null_count() == 24
+    written = pl.read_parquet(
+        manifest.layout.results("impact_series", "spring") / f"{manifest.head:06d}.parquet"
+    )
+    assert written.drop("cutoff").equals(table)
     assert "<svg" in impact_svg(result)
     again = read_daily_series(manifest.layout, "spring")
     assert again.days.equals(series.days)
+
+
+def test_the_summary_names_the_claim_and_every_refutation(project):
+    land_days(project, PRE, dt.date(2026, 4, 1), lift=10.0)
+    manifest, _, result = estimated(project)
+    document = write_impact(manifest.layout, result)
+    # Three placebos were asked for, and no window of 6 weeks fits after 20 of 24 before.
+    assert document["claim"]["status"] == "WEAK"
+    assert document["placebo_p_value"] is None
+    found = {row["name"]: row for row in document["refutations"]}
+    assert found["placebo_in_time"]["passed"] is None
+    assert found["placebo_in_time"]["message"].startswith("not run: ")
+    assert found["post_period_leak"]["passed"] is True
+    assert found["leave_one_covariate_out"]["severity"] == "WARN"
+    assert set(document) >= {
+        *("intervention", "method", "status", "reason", "cutoff", "total", "average", "relative"),
+        *("p_value", "placebo_p_value", "n_placebos", "placebos_lean_one_way", "placebo_reason"),
+        *("noise_model", "n_pre", "n_post", "confidence_level", "mape_pre", "max_abs_acf"),
+        *("warnings", "code_version", "n_treated", "claim", "refutations"),
+    }
+
+
+def test_the_report_says_association_where_the_claim_is_weak(project):
+    land_days(project, PRE, dt.date(2026, 4, 1), lift=10.0)
+    manifest, _, result = estimated(project)
+    record = study_record(result)
+    assert (record.cutoff, record.owner) == (manifest.head, "team:growth")
+    page = publish_intervention_report(manifest.layout, result).read_text()
+    assert "Estimated association: " in page
+    assert "Estimated effect" not in page
+    assert "2 units listed as spring (targeted)" in page
+    assert "the total of all other units" in page
+
+
+def write_file(folder, *, covariates="[index]", missing=None):
+    """40 weeks of a table with a covariate; the last 8 are higher by 30."""
+    rng = np.random.default_rng(2)
+    index = rng.normal(100, 5, 40)
+    sales = 2 * index + rng.normal(0, 1, 40) + np.where(np.arange(40) >= 32, 30.0, 0.0)
+    weeks = [dt.date(2025, 1, 6) + dt.timedelta(days=7 * k) for k in range(40)]
+    lines = ["week,sales,index"]
+    for k, (week, y, x) in enumerate(zip(weeks, sales, index, strict=True)):
+        lines.append(f"{week},{'' if k == missing else round(y, 3)},{x:.3f}")
+    (folder / "sales.csv").write_text("\n".join(lines) + "\n")
+    text = f"""
+    schema_version: 1
+    owner: team:growth
+    description: New shelves
+    series: {{file: sales.csv, date: week, outcome: sales, covariates: {covariates},
+      frequency: weekly}}
+    pre: {{start: 2025-01-06, end: 2025-08-17}}
+    post: {{start: 2025-08-18, end: 2025-10-12}}
+    design: {{kind: time_series, draws: 1000, seed: 1}}
+    """
+    path = folder / "configs" / "interventions" / "spring.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return sales, index
+
+
+def test_a_table_of_the_project_is_a_series_too(tmp_path):
+    make_project(tmp_path)
+    sales, index = write_file(tmp_path)
+    manifest, _, result = estimated(load_project(tmp_path))
+    direct = estimate_impact(
+        np.round(sales, 3), np.round(index, 3)[:, None], 32, min_pre_points=20, n_draws=1000, seed=1
+    )
+    assert result.impact.total == direct.total
+    assert result.impact.total.ci_low < 240 < result.impact.total.ci_high
+    assert (result.n_treated, result.study.facts[0]) == (None, ("Treated", "sales in sales.csv"))
+    document = write_impact(manifest.layout, result)
+    assert document["n_treated"] is None
+    assert set(document["inputs"]) == {"sales.csv"}
+    page = publish_intervention_report(manifest.layout, result).read_text()
+    assert "sales.csv" in page
+    assert study_record(result).display_unit is None
+
+
+def test_without_a_covariate_the_series_stands_for_itself(tmp_path):
+    make_project(tmp_path)
+    write_file(tmp_path, covariates="[]")
+    _, _, result = estimated(load_project(tmp_path))
+    assert dict(result.study.facts)["Counterfactual from"].startswith("no covariate")
+    assert result.impact.total.estimate > 0
+
+
+def test_a_gap_in_a_table_is_refused(tmp_path):
+    make_project(tmp_path)
+    write_file(tmp_path, missing=7)
+    with pytest.raises(ContractError, match="not_null"):
+        estimated(load_project(tmp_path))
+
+
+def test_another_design_is_refused_by_name(project):
+    spec = SimpleNamespace(design=SimpleNamespace(kind="uplift"))
+    intervention = SimpleNamespace(slug="other", spec=spec)
+    with pytest.raises(TypeError, match=r"other: uplift"):
+        estimate_intervention(intervention, None)
 
 
 def test_totals_equal_the_landed_sums(project):
@@ -123,7 +231,9 @@ def test_before_the_post_period_it_is_not_estimable_and_says_so(project):
     assert (document["status"], document["total"]) == ("not_estimable", None)
     assert impact_svg(result) is None
     page = publish_intervention_report(manifest.layout, result).read_text()
+    assert "NOT ESTIMABLE" in page
     assert "too few" in page
+    assert document["claim"]["status"] == "NOT_ESTIMABLE"
     land_days(project, dt.date(2026, 2, 11), dt.date(2026, 4, 1))
     assert due_interventions(project, manifest_of(project)) == ["spring"]
 

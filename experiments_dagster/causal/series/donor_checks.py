@@ -1,7 +1,9 @@
 """Refutations of a donor design as health checks: what fails blocks the claim or weakens it.
 
 ERROR blocks: the effect is not called one. WARN weakens: it is shown with the reason. Treated
-donors and post-period values in predictors never get this far (`donor_panel` refuses them).
+donors and post-period values in predictors never get into an estimate (`donor_panel` refuses them);
+`check_treated_donors` says so before. The p-value of a donor design is the rank in space; placebos
+in time (`donor_time_placebo`) only have to be smaller, as short histories allow few of them.
 
 References:
     Abadie 2021, sections 3.5 and 6.
@@ -9,13 +11,43 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments_dagster.causal.outcomes import judged
 from experiments_dagster.causal.series.donor_placebo import SpacePlacebo
 from experiments_dagster.causal.series.donor_sensitivity import FRAGILE_CHANGE, Sensitivity
+from experiments_dagster.causal.series.records import FloatArray, PlaceboResult
 from experiments_dagster.causal.series.synthetic_control import POOR_FIT_SD, SyntheticControlResult
 from experiments_dagster.stats.records import CheckOutcome
 
 # Placebo effects share donors, so the sign test rejects too often: it must be far out to count.
 SIGN_P = 0.01
+
+
+def check_treated_donors(
+    treated_at: FloatArray, donors: Sequence[int], n_steps: int
+) -> CheckOutcome:
+    """Block donors that are treated while the study runs: they lend their own effect.
+
+    Args:
+        treated_at: Step at which each unit is first treated, shape (N,); infinite for never, NaN
+            for unknown, which counts as treated.
+        donors: Columns.
+        n_steps: Length of the study.
+    """
+    at = np.asarray(treated_at, dtype=np.float64)[list(donors)]
+    n_treated = int((~(at >= n_steps)).sum())
+    return judged(
+        "treated_donors",
+        passed=n_treated == 0,
+        severity="ERROR",
+        value=float(n_treated),
+        threshold=0.0,
+        shown=f"{n_treated} of {len(at)} donors are treated within the {n_steps} steps",
+        against="leave them out",
+    )
 
 
 def check_pre_fit(result: SyntheticControlResult) -> CheckOutcome:
@@ -65,6 +97,32 @@ def check_placebo_lean(placebo: SpacePlacebo) -> CheckOutcome:
             f"{n_positive} of {len(placebo.average_effects)} placebo effects are positive"
             + ("" if passed else ": the method is biased on these series")
         ),
+    )
+
+
+def check_placebo_in_time(placebo: PlaceboResult, *, alpha: float = 0.05) -> CheckOutcome:
+    """Block or warn where starts that never happened show effects as large.
+
+    Args:
+        placebo: From `donor_placebo_in_time`.
+        alpha: Level of the rank. Where too few placebos allow no p below it, the effect passes as
+            the largest, and one that is not only weakens the claim.
+    """
+    n = len(placebo.effects)
+    n_as_large = int((np.abs(placebo.effects) >= abs(placebo.effect)).sum())
+    is_attainable = 1 / (1 + n) < alpha
+    few = "" if is_attainable else f" ({n} placebos allow no p below {alpha:g})"
+    return judged(
+        "placebo_in_time",
+        passed=placebo.p_value < alpha or n_as_large == 0,
+        severity="ERROR" if is_attainable else "WARN",
+        value=placebo.p_value,
+        threshold=alpha if is_attainable else 1 / (1 + n),
+        shown=(
+            f"effect {placebo.effect:.4g}, {n_as_large} of {n} moved starts show as much, "
+            f"p = {placebo.p_value:.3g}{few}"
+        ),
+        against="the method finds it where nothing happened",
     )
 
 

@@ -180,19 +180,14 @@ def estimate_event_study(
     design = np.column_stack([np.ones(len(treated)), treated])
     overall = cr2(mean_change, design, labels, [0.0, 1.0])
     critical = band_critical_value(scores, alpha=alpha, draws=draws, seed=seed)
-    leads = event_times < 0
     average = average_effect(
         overall.estimate, overall.std_error, df=overall.degrees_of_freedom, alpha=alpha
     )
-    study = _PreStudy(
-        estimates=estimates,
-        scores=scores,
-        event_times=event_times,
-        df=df,
-        average_df=overall.degrees_of_freedom,
+    study = _ByTime(estimates=estimates, scores=scores, event_times=event_times)
+    pre_trend, reason = _pre_trend(study, df, average.estimate, alpha)
+    bounds, breakdown = magnitude_bounds(
+        estimates, scores, event_times, df=overall.degrees_of_freedom, alpha=alpha
     )
-    pre_trend, reason = _pre_trend(study, average.estimate, alpha)
-    has_leads = bool(leads.any())
     return EventStudy(
         effects=period_effects(
             event_times, estimates, scores, df=df, critical=critical, alpha=alpha
@@ -200,8 +195,8 @@ def estimate_event_study(
         average=average,
         pre_trend=pre_trend,
         pre_trend_reason=reason,
-        bounds=tuple(study.bound(m, alpha) for m in (0.5, 1.0, 2.0)) if has_leads else (),
-        breakdown_magnitude=study.breakdown(alpha) if has_leads else None,
+        bounds=bounds,
+        breakdown_magnitude=breakdown,
         confidence_level=1 - alpha,
         band_critical_value=critical,
         n_control=int((~treated).sum()),
@@ -209,6 +204,35 @@ def estimate_event_study(
         n_clusters=len(scores),
         n_dropped=n_dropped,
     )
+
+
+def magnitude_bounds(
+    estimates: Vector,
+    scores: Matrix,
+    event_times: NDArray[np.int64],
+    *,
+    df: float | None,
+    alpha: float,
+) -> tuple[tuple[MagnitudeBound, ...], float | None]:
+    """Return the intervals at M̄ = 0.5, 1 and 2 and the largest M̄ that leaves the sign.
+
+    Args:
+        estimates: β against the reference period −1, which is not among them, shape (k,).
+        scores: ψ with ψ'ψ their covariance, shape (G, k).
+        event_times: Shape (k,), increasing.
+        df: Degrees of freedom of the average; None for normal quantiles.
+        alpha: Two-sided level.
+
+    Returns:
+        Nothing and None without leads.
+
+    References:
+        Rambachan & Roth 2023, relative magnitudes.
+    """
+    if not (event_times < 0).any():
+        return (), None
+    study = _Bounded(estimates=estimates, scores=scores, event_times=event_times, average_df=df)
+    return tuple(study.bound(m, alpha) for m in (0.5, 1.0, 2.0)), study.breakdown(alpha)
 
 
 def _complete_units(
@@ -244,14 +268,12 @@ def _changes_by_arm(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _PreStudy:
+class _ByTime:
     """Estimates and scores by event time, for what the leads say about the average effect."""
 
     estimates: Vector
     scores: Matrix
     event_times: NDArray[np.int64]
-    df: Vector
-    average_df: float
 
     @property
     def leads(self) -> NDArray[np.bool_]:
@@ -267,6 +289,13 @@ class _PreStudy:
     def reach(self) -> float:
         """ω: mean number of changes between the reference and the periods after the start."""
         return float(self.after @ (self.event_times + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bounded(_ByTime):
+    """With the degrees of freedom of the average, None for normal quantiles."""
+
+    average_df: float | None
 
     def bound(self, magnitude: float, alpha: float) -> MagnitudeBound:
         """Joined interval at one M̄."""
@@ -301,13 +330,15 @@ class _PreStudy:
         return survived
 
 
-def _pre_trend(study: _PreStudy, effect: float, alpha: float) -> tuple[PreTrend | None, str | None]:
+def _pre_trend(
+    study: _ByTime, df: Vector, effect: float, alpha: float
+) -> tuple[PreTrend | None, str | None]:
     leads = study.leads
     if not leads.any():
         return None, "N_TOO_SMALL"
     scores = study.scores[:, leads]
     try:
-        test = joint_test(study.estimates[leads], scores, df=float(study.df[leads].mean()))
+        test = joint_test(study.estimates[leads], scores, df=float(df[leads].mean()))
     except EstimationError as error:
         return None, error.code
     # A trend of slope 1 is zero at the reference period −1.

@@ -39,7 +39,7 @@ from experiments_dagster.causal.series.state_space import (
     simulate_noise,
 )
 
-EVIDENCE_POWER = 2.0
+EVIDENCE_POWER = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from experiments_dagster.causal.series.event_study import MagnitudeBound, magnitude_bounds
 from experiments_dagster.causal.series.panel_inference import (
     AverageEffect,
     JointTest,
@@ -95,6 +96,10 @@ class GroupTimeEffects:
         pre_trend: Joint test of the dynamic effects before the start; None with
             `pre_trend_reason`.
         pre_trend_reason: Code.
+        bounds: Intervals of `dynamic_average` where trends differ after the start by up to M̄ times
+            the largest change before it (`event_study`), at M̄ = 0.5, 1 and 2, with leads against
+            the period before the start; empty without such leads.
+        breakdown_magnitude: Largest M̄ that leaves its sign; None where there is none.
         missing_cells: (cohort, period, code) of cells without an estimate; they are in no average.
         control: Which units are the controls.
         base: Of the effects before the start.
@@ -118,6 +123,8 @@ class GroupTimeEffects:
     dynamic_average: AverageEffect
     pre_trend: JointTest | None
     pre_trend_reason: str | None
+    bounds: tuple[MagnitudeBound, ...]
+    breakdown_magnitude: float | None
     missing_cells: tuple[tuple[float, float, str], ...]
     control: Control
     base: Base
@@ -232,6 +239,7 @@ def group_time_effects(
     times = np.array(list(dynamic), dtype=np.int64)
     critical = band_critical_value(scores, alpha=alpha, draws=draws, seed=seed)
     pre_trend, reason = _pre_trend(estimates, scores, times)
+    bounds, breakdown = _bounds(panel, cells, control, base, balanced_to, alpha)
     return GroupTimeEffects(
         cells=tuple(
             _cell_effect(panel, cells, k, finished(_single(cells, k)))
@@ -246,6 +254,8 @@ def group_time_effects(
         dynamic_average=finished(_mean_of([dynamic[e] for e in dynamic if e >= 0])),
         pre_trend=pre_trend,
         pre_trend_reason=reason,
+        bounds=bounds,
+        breakdown_magnitude=breakdown,
         missing_cells=cells.missing,
         control=control,
         base=base,
@@ -348,6 +358,31 @@ def _balanced(panel: Panel, cells: Cells, balanced_to: int | None) -> Flags:
         raise ValueError(msg)
     is_seen = cells.cohort + balanced_to < len(panel.periods)
     return np.asarray(is_seen & (cells.lag <= balanced_to), dtype=np.bool_)
+
+
+def _bounds(
+    panel: Panel,
+    cells: Cells,
+    control: Control,
+    base: Base,
+    balanced_to: int | None,
+    alpha: float,
+) -> tuple[tuple[MagnitudeBound, ...], float | None]:
+    """Relative magnitudes of the dynamic average, whose leads need the universal base."""
+    if base != "universal":
+        cells = estimate_cells(panel, control, "universal")
+    is_kept = _balanced(panel, cells, balanced_to)
+    times = np.unique(cells.lag[is_kept])
+    found = [
+        _average_cells(panel, cells, np.flatnonzero(is_kept & (cells.lag == e))) for e in times
+    ]
+    return magnitude_bounds(
+        np.array([average.estimate for average in found]),
+        panel.by_cluster(np.column_stack([average.scores for average in found])),
+        times,
+        df=None,
+        alpha=alpha,
+    )
 
 
 def _pre_trend(

@@ -124,8 +124,8 @@ def estimate_discontinuity(
     """
     check_alpha(alpha)
     left, right = cut_sides(y, x, cutoff)
-    widths = _bandwidths(left, right, bandwidth, bias_bandwidth)
-    fits = [_fit_side(side, widths) for side in (left, right)]
+    widths = chosen_bandwidths(left, right, bandwidth, bias_bandwidth)
+    fits = [fit_side(side, widths) for side in (left, right)]
     rows = {
         "conventional": ([fit.limit for fit in fits], [fit.variance for fit in fits]),
         "bias_corrected": ([fit.corrected for fit in fits], [fit.variance for fit in fits]),
@@ -241,8 +241,11 @@ def parametric_discontinuity(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SideFit:
-    """Limit of the outcome at the cutoff from one side."""
+class SideFit:
+    """Limit of the outcome at the cutoff from one side, plain and with its bias taken off.
+
+    `robust_variance` is that of the corrected limit, `variance` that of the plain one.
+    """
 
     name: str
     limit: float
@@ -281,9 +284,15 @@ def cut_sides(y: ArrayLike, x: ArrayLike, cutoff: float) -> tuple[Side, Side]:
     )
 
 
-def _bandwidths(
+def chosen_bandwidths(
     left: Side, right: Side, bandwidth: float | None, bias_bandwidth: float | None
 ) -> Bandwidths:
+    """Return the bandwidths given, or those that minimise the mean squared error.
+
+    Raises:
+        EstimationError: As `optimal_bandwidths`; N_TOO_SMALL below 50 rows on a side.
+        ValueError: A bandwidth that is no positive number.
+    """
     for name, width in (("bandwidth", bandwidth), ("bias_bandwidth", bias_bandwidth)):
         if width is not None and not (math.isfinite(width) and width > 0):
             msg = f"{name} is {width}, need a positive number"
@@ -306,7 +315,8 @@ def _refuse_thin(side: Side) -> None:
         )
 
 
-def _fit_side(side: Side, widths: Bandwidths) -> _SideFit:
+def fit_side(side: Side, widths: Bandwidths) -> SideFit:
+    """Fit line and curvature on one side; N_TOO_SMALL below 50 rows within h."""
     near = side.within(widths.h)
     _refuse_thin(near)
     wide = side.within(max(widths.h, widths.b))
@@ -316,7 +326,7 @@ def _fit_side(side: Side, widths: Bandwidths) -> _SideFit:
     curvature = linear_weights(wide, widths.b, ORDER + 1)[ORDER + 1]
     corrected = line - float(line @ wide.x ** (ORDER + 1)) * curvature
     residuals = neighbour_residuals(wide)
-    return _SideFit(
+    return SideFit(
         name=side.name,
         limit=level + float(line @ outcome),
         corrected=level + float(corrected @ outcome),
@@ -327,7 +337,7 @@ def _fit_side(side: Side, widths: Bandwidths) -> _SideFit:
     )
 
 
-def _warn(fits: Sequence[_SideFit], widths: Bandwidths) -> tuple[str, ...]:
+def _warn(fits: Sequence[SideFit], widths: Bandwidths) -> tuple[str, ...]:
     warnings = [
         f"side {fit.name}: {fit.n_distinct} distinct values in {fit.n} rows within the bandwidth; "
         "the running variable is too coarse for a local fit, see the parametric one"

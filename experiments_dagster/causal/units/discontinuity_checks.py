@@ -151,7 +151,7 @@ def covariate_jumps(
     """Estimate the jump of what was fixed before treatment; all should be zero.
 
     Args:
-        covariates: Shape (n, p).
+        covariates: Shape (n, p); NaN is missing, and that row is left out for that covariate.
         x: Running variable, shape (n,).
         cutoff: Where treatment starts.
         names: One per column.
@@ -172,8 +172,13 @@ def covariate_jumps(
         msg = f"names of covariates repeat: {', '.join(names)}"
         raise ValueError(msg)
 
+    running = np.asarray(x, dtype=np.float64)
+
     def jump_of(name: str) -> Estimate:
-        return estimate_discontinuity(columns[name], x, cutoff, alpha=alpha).robust
+        seen = ~np.isnan(columns[name])
+        return estimate_discontinuity(
+            columns[name][seen], running[seen], cutoff, alpha=alpha
+        ).robust
 
     checks = [_check(name, None, partial(jump_of, name)) for name in names]
     return _adjusted(checks, "bh")

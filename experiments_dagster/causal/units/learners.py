@@ -1,15 +1,18 @@
-"""Who responds: S-, T-, X- and DR-learners of the effect at x (METHODS 11.10).
+"""Who responds: S-, T-, X-, R- and DR-learners of the effect at x (METHODS 11.10).
 
     S    one model of Y on (X, T):  τ(x) = μ(x, 1) − μ(x, 0); constant with a linear base
     T    two models:                τ(x) = μ₁(x) − μ₀(x)
     X    D¹ = Y − μ₀(x) in T and D⁰ = μ₁(x) − Y in C, each regressed on x;
          τ(x) = g(x)τ₀(x) + (1 − g(x))τ₁(x),  g = e
+    R    minimise Σ[(Y − m(x)) − τ(x)(T − e(x))]²,  m = E[Y|x] = e μ₁ + (1 − e)μ₀: the regression
+         of (Y − m)/(T − e) on x with weights (T − e)²
     DR   the AIPW pseudo-outcome ψ regressed on x
 
 With unit keys everything is cross-fitted: the effect of a unit, and the nuisances of its ψ, come
-from folds that do not hold it, and the DR-learner cross-fits its own ψ once more inside those
-folds. For the test of heterogeneity each fold is also predicted by the folds before it alone.
-Without keys the fit is to the units themselves: a description, which the proofs refuse.
+from folds that do not hold it, and the R- and DR-learners cross-fit the nuisances of their
+regression once more inside those folds. For the test of heterogeneity each fold is also predicted
+by the folds before it alone. Without keys the fit is to the units themselves: a description, which
+the proofs refuse.
 
 Intervals exist for the linear base: normal, with HC2 errors of the coefficients. They are of the
 mean effect among units with the same x if it is linear in x, never of one person's effect.
@@ -18,13 +21,14 @@ What does not belong here: whether the differences are real (`heterogeneity_proo
 on them is worth (`policy_value`), and curves (`uplift_curves`).
 
 References:
-    Künzel, Sekhon, Bickel & Yu 2019; Kennedy 2023; MacKinnon & White 1985 (HC2).
+    Künzel, Sekhon, Bickel & Yu 2019; Nie & Wager 2021; Kennedy 2023; MacKinnon & White 1985 (HC2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -51,23 +55,31 @@ from experiments_dagster.causal.units.effects import (
 )
 from experiments_dagster.causal.units.propensity import (
     FitProbability,
+    Predict,
     Propensity,
     known_propensity,
     require_overlap,
 )
+from experiments_dagster.causal.units.weighted_fit import fit_weighted_ridge
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.intervals import critical_value
 from experiments_dagster.stats.methods.units.cross_fitted import fit_ridge
 from experiments_dagster.stats.methods.units.interacted import unit_column
 
-Learner = Literal["s", "t", "x", "dr"]
+Learner = Literal["s", "t", "x", "r", "dr"]
 Base = Literal["linear", "ridge"]
+# From features (n, p), a target (n,) and weights (n,) to a function from features to predictions.
+FitWeighted = Callable[[FloatArray, FloatArray, FloatArray], Predict]
 # From rows (m, p) and their propensities (m,) to effects (m,).
 PredictEffect = Callable[[FloatArray, FloatArray], FloatArray]
 
 MIN_UNITS = 100  # per arm and fold
 INNER_SEED = 0x9E3779B9  # another split of the same keys
 BASES: dict[Base, FitOutcome] = {"linear": fit_least_squares, "ridge": fit_ridge}
+WEIGHTED: dict[Base, FitWeighted] = {
+    "linear": partial(fit_weighted_ridge, penalty=0.0),
+    "ridge": fit_weighted_ridge,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +150,7 @@ def fit_uplift(
     folds: int = 5,
     seed: int = 0,
     base: Base | FitOutcome = "linear",
+    fit_weighted: FitWeighted | None = None,
     fit_treatment: FitProbability | None = None,
     alpha: float = 0.05,
 ) -> UpliftFit:
@@ -147,7 +160,7 @@ def fit_uplift(
         y: Outcome, shape (n,).
         is_treated: 0 or 1, shape (n,).
         covariates: Known before treatment, shape (n, p), p >= 1.
-        learner: `s`, `t`, `x` or `dr`.
+        learner: `s`, `t`, `x`, `r` or `dr`.
         propensity: The known share, or known probabilities (n,), of a randomised design; None
             estimates them.
         unit_keys: Text or integers, shape (n,), for the folds; None fits in sample.
@@ -155,16 +168,18 @@ def fit_uplift(
         seed: Of the folds.
         base: `linear`, `ridge` (penalty by generalised cross-validation), or a model of your own,
             such as boosted trees: it serves the outcomes and the effect.
+        fit_weighted: The R-learner's model of the effect; needed beside a base of your own.
         fit_treatment: Propensity model where it is estimated; default logistic.
         alpha: Two-sided level of the intervals.
 
     Raises:
         EstimationError: N_TOO_SMALL below 100 units of an arm in a fold; NO_OVERLAP,
             SINGULAR_DESIGN, NON_FINITE_INPUT, EMPTY_ARM, ZERO_VARIANCE.
-        ValueError: Shapes differ, no covariate, or fewer than 2 folds.
+        ValueError: Shapes differ, no covariate, fewer than 2 folds, or an R-learner whose base
+            takes no weights.
 
     References:
-        Künzel et al. 2019; Kennedy 2023; METHODS 11.10.
+        Künzel et al. 2019; Nie & Wager 2021; Kennedy 2023; METHODS 11.10.
 
     Examples:
         >>> rng = np.random.default_rng(2)
@@ -180,6 +195,7 @@ def fit_uplift(
         raise ValueError(msg)
     known = None if propensity is None else known_propensity(propensity, len(units.y))
     outcome_model = BASES[base] if isinstance(base, str) else base
+    weighted_model = _weighted_model(learner, base, fit_weighted)
     fold_of = inner_of = None
     if unit_keys is not None:
         fold_of = checked_folds(unit_keys, len(units.y), folds=folds, seed=seed)
@@ -195,7 +211,8 @@ def fit_uplift(
             units.subset(rows),
             learner,
             outcome_model,
-            is_linear=base == "linear",
+            weighted_model,
+            is_linear=base == "linear" and fit_weighted is None,
             inner=lambda part: fit_nuisances(
                 part, inner, outcome_model, fit_treatment, propensity=given
             ),
@@ -303,6 +320,7 @@ def _fit_model(
     units: Units,
     learner: Learner,
     fit: FitOutcome,
+    fit_weighted: FitWeighted | None,
     *,
     is_linear: bool,
     inner: Callable[[Units], Nuisances],
@@ -311,6 +329,8 @@ def _fit_model(
     x, y, mask = units.covariates, units.y, units.is_treated
     if learner == "s":
         return _single_model(units, fit, is_linear=is_linear)
+    if fit_weighted is not None:
+        return _residual_model(units, inner(units), fit_weighted, is_linear=is_linear)
     if learner == "dr":
         psi = pseudo_outcomes(units, inner(units))
         model = fit(x, psi)
@@ -344,10 +364,47 @@ def _single_model(units: Units, fit: FitOutcome, *, is_linear: bool) -> EffectMo
     return EffectModel(predict=predict, std_error=lambda rows: np.full(len(rows), error))
 
 
-def _linear_covariance(features: FloatArray, target: FloatArray) -> FloatArray:
-    """HC2 covariance of intercept and slopes by least squares, shape (p + 1, p + 1)."""
+def _weighted_model(
+    learner: Learner, base: Base | FitOutcome, fit_weighted: FitWeighted | None
+) -> FitWeighted | None:
+    """The R-learner's second step, which no other learner has."""
+    if learner != "r":
+        if fit_weighted is not None:
+            msg = f"fit_weighted is the R-learner's; learner is {learner!r}"
+            raise ValueError(msg)
+        return None
+    if fit_weighted is None and not isinstance(base, str):
+        msg = "learner 'r' with a base of your own: pass fit_weighted, its model that takes weights"
+        raise ValueError(msg)
+    return WEIGHTED[base] if fit_weighted is None and isinstance(base, str) else fit_weighted
+
+
+def _residual_model(
+    units: Units, nuisances: Nuisances, fit: FitWeighted, *, is_linear: bool
+) -> EffectModel:
+    e = nuisances.propensity.values
+    expected = e * nuisances.m1 + (1 - e) * nuisances.m0
+    surprise = units.is_treated - e
+    target = (units.y - expected) / surprise
+    model = fit(units.covariates, target, np.square(surprise))
+    error = None
+    if is_linear:
+        covariance = _linear_covariance(units.covariates, target, np.abs(surprise))
+        error = _error_of_lines([covariance])
+    return EffectModel(predict=lambda rows, _: model(rows), std_error=error)
+
+
+def _linear_covariance(
+    features: FloatArray, target: FloatArray, root: FloatArray | None = None
+) -> FloatArray:
+    """HC2 covariance of intercept and slopes by least squares, shape (p + 1, p + 1).
+
+    `root` are the square roots of weights, shape (n,).
+    """
     scale = np.maximum(np.abs(features).max(axis=0), np.finfo(np.float64).tiny)
     design = np.column_stack([np.ones(len(features)), features / scale])
+    if root is not None:
+        design, target = root[:, None] * design, root * target
     inverse = np.linalg.pinv(design)
     residuals = target - design @ (inverse @ target)
     leverage = np.einsum("ij,ji->i", design, inverse)

@@ -111,19 +111,21 @@ class Audit:
 class Target:
     """Where the result goes.
 
-    Without a folder and without single files it goes to `results/COMMAND/TIME`.
+    Without a folder and without single files it goes to `results/COMMAND/TIME`, unless
+    `has_default` is false: then only to the screen.
     """
 
     out: Path | None = None
     out_json: Path | None = None
     out_md: Path | None = None
     as_json: bool = False
+    has_default: bool = True
 
     def folder(self, command: str) -> Path | None:
         """The folder to write, made; None where only single files are asked for."""
         if self.out is not None:
             return _made(self.out, "--out")
-        if self.out_json is not None or self.out_md is not None:
+        if self.out_json is not None or self.out_md is not None or not self.has_default:
             return None
         base = Path("results") / command / dt.datetime.now().astimezone().strftime("%Y%m%d_%H%M%S")
         path, count = base, 1

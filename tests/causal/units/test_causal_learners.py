@@ -6,9 +6,10 @@ from scipy.special import expit
 from unit_samples import band, make_experiment
 
 from experiments_dagster.causal.units.learners import fit_uplift, permutation_importance
+from experiments_dagster.causal.units.weighted_fit import fit_weighted_ridge
 from experiments_dagster.stats.errors import EstimationError
 
-LEARNERS = ("s", "t", "x", "dr")
+LEARNERS = ("s", "t", "x", "r", "dr")
 RUNS = 150
 
 
@@ -16,7 +17,7 @@ def keys(y):
     return np.arange(len(y))
 
 
-@pytest.mark.parametrize("learner", ["t", "x", "dr"])
+@pytest.mark.parametrize("learner", ["t", "x", "r", "dr"])
 @pytest.mark.parametrize("base", ["linear", "ridge"])
 def test_the_effect_at_x_is_recovered(learner, base):
     y, t, x, tau = make_experiment(n=8000, heterogeneity=0.7)
@@ -59,7 +60,7 @@ def test_no_outcome_of_a_fold_reaches_its_effects(learner):
     assert in_sample[0] != pytest.approx(in_sample[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("learner", ["t", "dr"])
+@pytest.mark.parametrize("learner", ["t", "r", "dr"])
 def test_intervals_cover_the_effect_at_x(learner):
     """Of one unit per run, since the units of a run share their coefficients."""
     covers = []
@@ -82,6 +83,82 @@ def test_standard_errors_are_those_of_the_regression():
     )
     expected = np.sqrt(np.einsum("ij,jk,ik->i", design, covariance, design))
     assert fit.std_errors == pytest.approx(expected, rel=1e-8)
+
+
+def residual_regression(y, t, x, e):
+    """The R-learner by hand: nuisances by least squares per arm, then weighted least squares."""
+    import statsmodels.api as sm
+
+    design = sm.add_constant(x)
+    m0, m1 = (design @ sm.OLS(y[arm], design[arm]).fit().params for arm in (~t, t))
+    expected = e * m1 + (1 - e) * m0
+    return sm.WLS((y - expected) / (t - e), design, weights=(t - e) ** 2), design
+
+
+def test_the_r_learner_is_the_weighted_regression_of_residuals():
+    y, t, x, _ = make_experiment(heterogeneity=0.7)
+    e = expit(0.8 * x[:, 1])
+    fit = fit_uplift(y, t, x, learner="r", propensity=e)
+    model, design = residual_regression(y, t, x, e)
+    reference = model.fit(cov_type="HC2")
+    assert fit.effects == pytest.approx(design @ reference.params, rel=1e-8, abs=1e-9)
+    covariance = reference.cov_params()
+    errors = np.sqrt(np.einsum("ij,jk,ik->i", design, covariance, design))
+    assert fit.std_errors == pytest.approx(errors, rel=1e-8)
+    # It minimises the R-loss: any other line, such as the unweighted one, has more.
+    unweighted = fit_uplift(
+        y,
+        t,
+        x,
+        learner="r",
+        propensity=e,
+        fit_weighted=lambda rows, target, weights: fit_weighted_ridge(
+            rows, target, np.ones_like(weights), penalty=0.0
+        ),
+    )
+    surprise, target = t - e, model.endog
+
+    def loss(effects):
+        return np.sum(surprise**2 * (target - effects) ** 2)
+
+    assert unweighted.effects != pytest.approx(fit.effects, rel=1e-2)
+    assert unweighted.std_errors is None
+    assert loss(fit.effects) < loss(unweighted.effects)
+
+
+def test_the_r_learner_is_orthogonal_to_outcome_models_that_are_wrong():
+    """Where the linear m misses a large curve, known propensities still give the effect at x."""
+    y, t, x, tau = make_experiment(n=40_000, heterogeneity=0.7)
+    y = y + 3 * x[:, 1] ** 2
+    fit = fit_uplift(y, t, x, learner="r", propensity=0.5, unit_keys=keys(y))
+    # The error of a slope is sd(y)/(½√n) = 0.05.
+    assert np.sqrt(np.mean((fit.effects - tau) ** 2)) < 0.2
+    assert fit.average.ci_low <= tau.mean() <= fit.average.ci_high
+
+
+def test_an_r_learner_of_your_own_takes_weights():
+    y, t, x, _ = make_experiment(n=8000, heterogeneity=0.7)
+
+    def fit_line(features, target):
+        return fit_weighted_ridge(features, target, np.ones(len(target)), penalty=0.0)
+
+    own = fit_uplift(
+        y,
+        t,
+        x,
+        learner="r",
+        propensity=0.5,
+        unit_keys=keys(y),
+        base=fit_line,
+        fit_weighted=lambda *rows: fit_weighted_ridge(*rows, penalty=0.0),
+    )
+    linear = fit_uplift(y, t, x, learner="r", propensity=0.5, unit_keys=keys(y))
+    assert own.effects == pytest.approx(linear.effects, rel=1e-8, abs=1e-9)
+    assert (own.base, own.std_errors) == ("custom", None)
+    with pytest.raises(ValueError, match="pass fit_weighted"):
+        fit_uplift(y, t, x, learner="r", propensity=0.5, base=fit_line)
+    with pytest.raises(ValueError, match="R-learner's; learner is 'dr'"):
+        fit_uplift(y, t, x, propensity=0.5, fit_weighted=fit_weighted_ridge)
 
 
 def test_confounded_units_need_the_propensity():

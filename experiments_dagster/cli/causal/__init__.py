@@ -1,0 +1,1 @@
+"""Verbs of designs without randomisation, on files."""

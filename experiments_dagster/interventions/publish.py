@@ -1,0 +1,184 @@
+"""The study of a published frame: result tables, document, report; and which studies are due.
+
+    results/causal_effect/<slug>/current.json           the newest document
+    results/causal_effect/<slug>/<version>.json         every document there was
+    results/causal_estimates/<slug>/<version>.parquet   a row per estimate
+    results/causal_refutations/<slug>/<version>.parquet a row per refutation
+
+A version is the cut-off and a hash of frame and configuration: the same inputs give the same
+version, and nothing is written over with other numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from experiments_dagster import __version__
+from experiments_dagster.config.intervention import PanelSpec, TimeSeriesSpec, UnitSpec
+from experiments_dagster.config.project import Intervention, Project
+from experiments_dagster.config.resolve import canonical_hash
+from experiments_dagster.frames.study_frames import StudyFrame, not_ready
+from experiments_dagster.frames.study_tables import describe_left_out
+from experiments_dagster.interventions.designs import study_of_panel, study_of_units
+from experiments_dagster.interventions.study import Claim, Study, study_document
+from experiments_dagster.interventions.study_data import panel_of, units_of
+from experiments_dagster.reporting.study_report import StudyRecord, render_study_report
+from experiments_dagster.storage.atomic import (
+    canonical_json,
+    sha256_file,
+    staged,
+    write_bytes,
+)
+from experiments_dagster.storage.layout import Layout
+from experiments_dagster.storage.manifest import Manifest
+
+NAME = "causal_effect"
+CLAIM: dict[str, Any] = {"intervention": pl.String, "cutoff": pl.Int64, "claim": pl.String}
+ESTIMATES: dict[str, Any] = {
+    **dict.fromkeys(("name", "method"), pl.String),
+    **dict.fromkeys(("estimate", "std_error", "ci_low", "ci_high"), pl.Float64),
+    **dict.fromkeys(("confidence_level", "p_value"), pl.Float64),
+    **dict.fromkeys(("unit", "reason"), pl.String),
+}
+REFUTATIONS: dict[str, Any] = {
+    "name": pl.String,
+    "passed": pl.Boolean,
+    "severity": pl.String,
+    **dict.fromkeys(("value", "threshold"), pl.Float64),
+    "message": pl.String,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """A study with the intervention and the frame behind it."""
+
+    intervention: Intervention
+    frame: StudyFrame
+    study: Study
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of the file in configs/interventions."""
+        return config_hash(self.intervention)
+
+    @property
+    def version(self) -> str:
+        """Names these numbers."""
+        info = self.frame.info
+        return f"{info.cutoff:06d}-{canonical_hash([info.sha256, self.config_hash])}"
+
+
+def config_hash(intervention: Intervention) -> str:
+    """Hash of what an intervention's file says."""
+    return canonical_hash(intervention.spec.model_dump(mode="json"))
+
+
+def run_study(intervention: Intervention, frame: StudyFrame) -> StudyResult:
+    """Apply the design to its frame.
+
+    Raises:
+        TypeError: A time series, which has a frame of its own.
+    """
+    spec, info = intervention.spec, frame.info
+    if isinstance(spec, PanelSpec):
+        panel = panel_of(frame.rows, has_units=info.has_units, outcome_name=info.outcome)
+        study = study_of_panel(panel, spec.design)
+    elif isinstance(spec, UnitSpec):
+        units = units_of(frame.rows, outcome_name=info.outcome, n_left_out=info.left_out)
+        study = study_of_units(units, spec.design)
+    else:
+        msg = f"{intervention.slug}: a time series has no study frame"
+        raise TypeError(msg)
+    return StudyResult(intervention=intervention, frame=frame, study=study)
+
+
+def write_study(layout: Layout, result: StudyResult) -> dict[str, Any]:
+    """Write tables and document, and return the document."""
+    slug, version, study = result.intervention.slug, result.version, result.study
+    claim: Claim = study.claim
+    head: dict[str, Any] = {
+        "intervention": slug,
+        "cutoff": result.frame.info.cutoff,
+        "version": version,
+        "code_version": __version__,
+        "config_hash": result.config_hash,
+        "frame": result.frame.info.sha256,
+        "inputs": result.frame.info.inputs,
+    }
+    document = head | study_document(study)
+    document["warnings"] += describe_left_out(result.frame.info.left_out)
+    constant = {"intervention": slug, "cutoff": head["cutoff"], "claim": claim.status}
+    tables: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+        "causal_estimates": (document["estimates"], ESTIMATES),
+        "causal_refutations": (document["refutations"], REFUTATIONS),
+    }
+    for name, (rows, schema) in tables.items():
+        table = pl.DataFrame([constant | row for row in rows], schema=CLAIM | schema)
+        target = layout.results(name, slug) / f"{version}.parquet"
+        with staged(target, layout.staging) as temporary:
+            table.write_parquet(temporary, compression="zstd")
+    folder = layout.results(NAME, slug)
+    write_bytes(folder / f"{version}.json", canonical_json(document))
+    write_bytes(folder / "current.json", canonical_json(document))
+    return document
+
+
+def publish_study_report(layout: Layout, result: StudyResult) -> Path:
+    """Write the HTML report."""
+    intervention, info = result.intervention, result.frame.info
+    metric = intervention.metric
+    record = StudyRecord(
+        slug=intervention.slug,
+        description=intervention.spec.description,
+        owner=intervention.spec.owner,
+        study=result.study,
+        cutoff=info.cutoff if not intervention.files else None,
+        code_version=__version__,
+        config_hash=result.config_hash,
+        inputs=info.inputs,
+        display_unit=metric.display_unit if metric else None,
+        tables_at=f"results/{NAME}/{intervention.slug}",
+    )
+    path = layout.reports(intervention.slug) / "report.html"
+    write_bytes(path, render_study_report(record).encode())
+    return path
+
+
+def read_study(layout: Layout, slug: str) -> dict[str, Any] | None:
+    """The newest document of a study, or None."""
+    path = layout.results(NAME, slug) / "current.json"
+    if not path.exists():
+        return None
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    return document
+
+
+def due_studies(project: Project, manifest: Manifest) -> list[str]:
+    """Studies of panels and units whose data, table or file has changed since, and can be made."""
+    due = []
+    for slug, intervention in project.interventions.items():
+        if isinstance(intervention.spec, TimeSeriesSpec):
+            continue
+        done = read_study(manifest.layout, slug)
+        if done is not None and not _has_changed(intervention, manifest, done):
+            continue
+        if intervention.files or (
+            manifest.head and not_ready(project, manifest, intervention) is None
+        ):
+            due.append(slug)
+    return due
+
+
+def _has_changed(intervention: Intervention, manifest: Manifest, done: dict[str, Any]) -> bool:
+    if done["config_hash"] != config_hash(intervention):
+        return True
+    if intervention.files:
+        hashes = {path.name: sha256_file(path) for path in intervention.files}
+        return bool(done["inputs"] != hashes)
+    return bool(done["cutoff"] != manifest.head)

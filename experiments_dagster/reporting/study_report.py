@@ -1,0 +1,294 @@
+"""The report of a study without randomisation, whatever its design.
+
+A difference is called an effect only where the claim is SUPPORTED: everything that could refute it
+was tried and nothing did (`interventions.study`). Until then the page says association.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from experiments_dagster.config.resolve import canonical_hash
+from experiments_dagster.interventions.study import Status, Study
+from experiments_dagster.reporting.blocks import (
+    Badge,
+    Block,
+    Bullets,
+    Cell,
+    Command,
+    Facts,
+    Report,
+    Section,
+    Tile,
+    exact,
+    phrase,
+    render,
+)
+from experiments_dagster.reporting.numbers import (
+    level,
+    moment,
+    plural,
+    sentence,
+)
+from experiments_dagster.reporting.page_markdown import markdown_page
+from experiments_dagster.reporting.refutation_words import refutation_words
+from experiments_dagster.reporting.study_sections import (
+    called,
+    design_blocks,
+    estimate_blocks,
+    estimate_interval,
+    picture_blocks,
+    refutation_blocks,
+    table_blocks,
+    told,
+    unit_format,
+)
+
+MOST_TILES = 3
+MOST_CLAUSES = 4
+MOST_FILES = 8
+SHOWN_HASH = 12
+DESIGNS = {
+    "time_series": "structural time series",
+    "synthetic_control": "synthetic control",
+    "difference_in_differences": "difference in differences",
+    "event_study": "event study",
+    "staggered": "staggered adoption",
+    "discontinuity": "regression discontinuity",
+    "observational": "matching and weighting",
+    "uplift": "uplift",
+}
+_TONES: dict[Status, Literal["good", "explore", "bad", "broken"]] = {
+    "SUPPORTED": "good",
+    "WEAK": "explore",
+    "REFUSED": "bad",
+    "NOT_ESTIMABLE": "broken",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """Everything that the report of one study reads.
+
+    Args:
+        slug: Name of the intervention, or of the file that was analysed.
+        description: What happened, in the words of its owner.
+        owner: Who answers for it, if somebody does.
+        study: The design applied to its data.
+        cutoff: Number of the last batch read; None where a file was read.
+        as_of: ISO instant of the cut-off, if known.
+        code_version: Version of the program.
+        config_hash: Hash of the configuration, if it has one.
+        inputs: SHA-256 by input file.
+        reproduce: Command line that gives the same numbers.
+        display_unit: Unit of the outcome.
+        tables_at: Where all rows of long tables are.
+    """
+
+    slug: str
+    description: str
+    owner: str | None = None
+    study: Study
+    cutoff: int | None = None
+    as_of: str | None = None
+    code_version: str
+    config_hash: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    reproduce: str | None = None
+    display_unit: str | None = None
+    tables_at: str = "the JSON results"
+
+
+def render_study_report(record: StudyRecord) -> str:
+    """One self-contained HTML page about one study."""
+    return render(study_page(record))
+
+
+def study_markdown(record: StudyRecord) -> str:
+    """The same content as Markdown, without the pictures."""
+    return markdown_page(study_page(record))
+
+
+def study_page(record: StudyRecord) -> Report:
+    """The page as blocks."""
+    study, claim = record.study, record.study.claim
+    parts: list[tuple[str, str, list[Block]]] = [
+        ("design", "What happened, and the design", design_blocks(study, record.description)),
+        ("refutations", "What tried to refute it", refutation_blocks(study)),
+        ("pictures", "Pictures", picture_blocks(study)),
+        (
+            "estimates",
+            f"Estimated {claim.term}" if study.estimates else "Estimates",
+            estimate_blocks(study, record.display_unit),
+        ),
+        ("tables", "Tables", table_blocks(study, record.tables_at)),
+        ("lineage", "Lineage", lineage_blocks(record)),
+        ("next", "Next steps", [Bullets(items=tuple(next_steps(study)), numbered=True)]),
+    ]
+    meta = [DESIGNS.get(study.design, study.design.replace("_", " "))]
+    if record.owner:
+        meta.append(f"owner {record.owner}")
+    read = "a file" if record.cutoff is None else f"batches up to {record.cutoff}"
+    return Report(
+        kind="Study without randomisation" if study.design != "uplift" else "Uplift study",
+        title=record.slug,
+        lead=record.description,
+        meta=tuple(meta),
+        badge=Badge(words=claim.status.replace("_", " "), tone=_TONES[claim.status]),
+        headline=_headline(study, record.display_unit),
+        reasons=_reasons(study),
+        tiles=_tiles(study),
+        notes=(),
+        sections=tuple(
+            Section(name=name, title=title, blocks=tuple(blocks))
+            for name, title, blocks in parts
+            if blocks
+        ),
+        footer=f"Generated by experiments_dagster {record.code_version} from {read}.",
+    )
+
+
+def lineage_blocks(record: StudyRecord) -> list[Block]:
+    """What the numbers were made from, and how to make them again."""
+    rows: list[tuple[str, Cell]] = []
+    if record.as_of:
+        rows.append(("As of", f"{moment(record.as_of, 'UTC')} UTC"))
+    if record.cutoff is not None:
+        rows.append(("Cut-off", f"batch {record.cutoff}"))
+    if record.config_hash:
+        rows.append(("Configuration", record.config_hash))
+    rows.append(("Code version", record.code_version))
+    if len(record.inputs) <= MOST_FILES:
+        rows += [(name, f"SHA-256 {digest}") for name, digest in sorted(record.inputs.items())]
+    else:
+        files = plural(len(record.inputs), "file")
+        rows.append(
+            ("Input files", f"{files}, hash over all {canonical_hash(dict(record.inputs))}")
+        )
+    blocks: list[Block] = [Facts(rows=tuple(rows))]
+    if record.reproduce:
+        blocks.append(Command(words=record.reproduce))
+    return blocks
+
+
+def next_steps(study: Study) -> list[str]:
+    """What to do now, as far as the claim carries."""
+    status = study.claim.status
+    is_uplift = study.design == "uplift"
+    last = "Randomise the next one, if it matters: no refutation replaces a control group."
+    if is_uplift:
+        last = "Try the rule on new units, with some of them left out at random."
+    if status == "NOT_ESTIMABLE":
+        return ["Give the design what it lacks (see the reason above), then run it again.", last]
+    if status == "SUPPORTED":
+        return [
+            "Plan with the interval, not with the point.",
+            "Say which assumptions it rests on wherever the number is used.",
+            last,
+        ]
+    steps = ["Do not report this as an effect."]
+    failed = [check for check in study.refutations if not check.passed]
+    blocking = [refutation_words(c.name)[0] for c in failed if c.severity == "ERROR"]
+    weak = [refutation_words(c.name)[0] for c in failed if c.severity != "ERROR"]
+    absent = [refutation_words(item.name)[0] for item in study.skipped if item.needed]
+    if blocking:
+        steps.append(
+            f"Find out why it failed: {', '.join(blocking)}. Another design or other data may "
+            "stand it; a changed threshold may not."
+        )
+    if weak:
+        steps.append(f"See whether it can be mended: {', '.join(weak)}.")
+    if absent:
+        steps.append(f"Get the data for what could not be run: {', '.join(absent)}.")
+    if not is_uplift:
+        steps.append("Ask what else was different for the treated only.")
+    return [*steps, last]
+
+
+def _headline(study: Study, display_unit: str | None) -> str:
+    claim = study.claim
+    if not study.estimates:
+        return "Nothing could be estimated."
+    first = study.estimates[0]
+    value = unit_format(first.unit)(first.estimate)
+    unit = first.unit or display_unit
+    shown = f"{value} {unit}" if unit and not value.endswith("%") else value
+    limit = {"WEAK": ", not shown to be an effect", "REFUSED": "; no effect may be claimed"}
+    name = " ".join(w for w in called(first.name, claim).split() if w.lower() != claim.term)
+    which = f" ({name})" if name else ""
+    return f"Estimated {claim.term}: {shown}{which}{limit.get(claim.status, '')}."
+
+
+def _reasons(study: Study) -> tuple[str, ...]:
+    """The sentence that decides, and the clauses it rests on."""
+    claim = study.claim
+    clauses = [_clause(words, study) for words in claim.clauses]
+    if claim.status == "NOT_ESTIMABLE":
+        return tuple(clauses)
+    if claim.status == "SUPPORTED":
+        n_run = len(study.refutations)
+        refuted = "The refutation that was tried" if n_run == 1 else f"None of {n_run} refutations"
+        held = "did not hold" if n_run == 1 else "held"
+        confidence = level(study.estimates[0].confidence_level)
+        verdict = f"{refuted} {held}, and the {confidence} interval excludes 0"
+        return (f"{verdict}, so the difference is called an effect. {_origin(study)}",)
+    if claim.status == "REFUSED":
+        verdict = "Something was found that speaks against an effect."
+    else:
+        verdict = "Nothing speaks against an effect, and not enough speaks for one."
+    rest = clauses[MOST_CLAUSES:]
+    more = [f"{plural(len(rest), 'more clause')} below."] if rest else []
+    return (verdict, *clauses[:MOST_CLAUSES], *more)
+
+
+def _origin(study: Study) -> str:
+    if study.design == "uplift":
+        return "It holds for units like these."
+    return "It is still not randomised."
+
+
+def _clause(words: str, study: Study) -> str:
+    """A deciding clause, with the refutation named in words and what its failure does."""
+    claim = study.claim
+    for check in study.refutations:
+        if words == f"{check.name}: {check.message}":
+            does = "Blocked by" if check.severity == "ERROR" else "Weakened by"
+            return f"{does}: {refutation_words(check.name)[0]}. {told(check.message, claim)}"
+    for item in study.skipped:
+        if words == f"{item.name} could not be run: {item.reason}":
+            return f"Could not be run: {refutation_words(item.name)[0]}. {sentence(item.reason)}"
+    return told(words, claim)
+
+
+def _tiles(study: Study) -> tuple[Tile, ...]:
+    claim, tiles = study.claim, []
+    for found in study.estimates[:MOST_TILES]:
+        shown = unit_format(found.unit)
+        limits = estimate_interval(found, shown)
+        has_limits = found.ci_low is not None or found.ci_high is not None
+        tiles.append(
+            Tile(
+                label=sentence(called(found.name, claim)).rstrip("."),
+                value=exact(float(found.estimate), shown),
+                detail=phrase("{}, {} interval", limits, level(found.confidence_level))
+                if has_limits
+                else limits,
+            )
+        )
+    if not tiles:
+        return ()
+    ran = study.refutations
+    n_absent = sum(item.needed for item in study.skipped)
+    n_blocking = sum(not check.passed and check.severity == "ERROR" for check in ran)
+    detail = [f"{n_blocking} blocking"] if n_blocking else []
+    detail += [f"{n_absent} could not be run"] if n_absent else []
+    tiles.append(
+        Tile(
+            label="Refutations passed",
+            value=f"{sum(check.passed for check in ran)} of {len(ran)}",
+            detail=", ".join(detail) or "all that are needed ran",
+        )
+    )
+    return tuple(tiles)
