@@ -46,7 +46,7 @@ calibrate: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks --readme README.md
 
-# 100 million events: needs some 2 GB of disk.
+# 100 million events and the causal peers: needs some 5 GB of disk.
 bench-large: $(INSTALLED)
 	$(BIN)/python -m benchmarks --large
 
@@ -65,7 +65,7 @@ spark: $(SPARK)
 
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra demo --extra dev --extra postgres pyproject.toml -o requirements-all.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra demo --extra dev --extra postgres --extra uplift pyproject.toml -o requirements-all.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra demo --extra dev --extra spark pyproject.toml -o requirements-spark.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra postgres pyproject.toml -o deploy/requirements.lock
 	grep -A 40 '^uv==' requirements-all.lock | sed -n '1p;2,40{/^    --hash/p;/^[a-z]/q}' > requirements-uv.lock

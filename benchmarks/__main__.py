@@ -78,7 +78,8 @@ def run_size(size: str, cases: Sequence[Case], rounds: int) -> dict[str, Measure
     commands = {case.name: command(case, size) for case in able}
     rounds = min(rounds, MOST_ROUNDS.get(size, rounds))
     often = {case.name: min(rounds, case.most_rounds) for case in able}
-    measured = measure.interleave(commands, often, ROOT)
+    limits = {case.name: case.limit_seconds for case in able if case.limit_seconds}
+    measured = measure.interleave(commands, often, ROOT, limits)
     left_out = {
         case.name: Measured(failure=missing[case.peer]) for case in cases if case not in able
     }
@@ -141,12 +142,14 @@ def find_troubles(results: Results) -> list[str]:
     scenario = {case.name: case.scenario for case in CASES}
     for size, cases in results.items():
         troubles += [
-            f"{size}, {name}: {found.failure}" for name, found in cases.items() if found.failure
+            f"{size}, {name}: {found.failure}"
+            for name, found in cases.items()
+            if found.failure and not found.unfinished_after
         ]
         users = json.loads((data(size, repeated=False) / "done.json").read_text())["users"]
         for kind in dict.fromkeys(scenario[name] for name in cases):
             alike = {name: cases[name].estimates for name in cases if scenario[name] == kind}
-            different = agreement.disagreements(alike, users)
+            different = agreement.disagreements(alike, users, agreement.tolerance_of(kind))
             troubles += [f"{size}, {name}: {text}" for name, text in different.items()]
     return troubles
 
@@ -157,33 +160,38 @@ def page(rows: Sequence[Row], results: Results, troubles: Sequence[str]) -> str:
     parts = [f"{versions}, two cores and threads for every program; medians of interleaved rounds."]
     if rows:
         parts.append(tables.targets_table(rows))
-    parts += [size_table(size, cases) for size, cases in results.items()]
+    parts += [table for size, cases in results.items() for table in size_tables(size, cases)]
     parts += ["\n".join(f"- {trouble}" for trouble in troubles)] if troubles else []
     return "\n\n".join(parts) + "\n"
 
 
-def size_table(size: str, cases: dict[str, Measured]) -> str:
-    """Every program on one size of data."""
-    head = (
-        f"on {size}",
-        "time",
-        "of the bare scan",
-        "CPU",
-        "with imports",
-        "peak memory",
-        "rounds",
-    )
-    lines = [line(name, found, cases[SCAN]) for name, found in cases.items() if found.rounds]
-    return tables.markdown(head, lines)
+def size_tables(size: str, cases: dict[str, Measured]) -> list[str]:
+    """Every program on one size of data; those that read none in a table of their own."""
+    base = {case.name: case.base for case in CASES}
+    on_data, others = [], []
+    for name, found in cases.items():
+        if found.rounds or found.unfinished_after:
+            lines = on_data if base[name] == SCAN else others
+            lines.append(line(name, found, cases[base[name]]))
+    rest = ("CPU", "with imports", "peak memory", "rounds")
+    parts = {
+        (f"on {size}", "time", f"of the {SCAN}", *rest): on_data,
+        ("on data of their own", "time", "of ours", *rest): others,
+    }
+    return [tables.markdown(head, lines) for head, lines in parts.items() if lines]
 
 
-def line(name: str, found: Measured, scan: Measured) -> tuple[str, ...]:
+def line(name: str, found: Measured, base: Measured) -> tuple[str, ...]:
     """One program."""
+    if found.unfinished_after:
+        least = None if base.failure else found.unfinished_after / base.median("seconds")
+        ratio = "-" if least is None else f"over {tables.quantity(least, 'x')}"
+        return name, str(found.failure), ratio, "-", "-", "-", "0"
     keys = {"seconds": "s", "cpu_seconds": "s", "process_seconds": "s", "peak_mb": "MB"}
     seconds, cpu, lived, peak = (
         tables.quantity(found.median(key), unit) for key, unit in keys.items()
     )
-    ratio = "-" if scan.failure else tables.quantity(measure.ratio(found, scan, "seconds"), "x")
+    ratio = "-" if base.failure else tables.quantity(measure.ratio(found, base, "seconds"), "x")
     return name, seconds, ratio, cpu, lived, peak, str(len(found.rounds))
 
 

@@ -30,6 +30,8 @@ class Case:
         peer: The environment it needs, if not this project's.
         repeated: Whether its data has events twice, under the same event id.
         prepare: What runs before, once and unmeasured: a project that has looked the day before.
+        base: The case that its time is divided by in the tables.
+        limit_seconds: It is stopped then, and shown as unfinished; that fails nothing.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Case:
     peer: str | None = None
     repeated: bool = False
     prepare: tuple[str, ...] = ()
+    base: str = SCAN
+    limit_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,27 @@ def peer(name: str, folder: str, scenario: str, **more: object) -> Case:
     return Case(name=name, command=command, scenario=scenario, peer=folder, **more)
 
 
+def causal(name: str, task: str) -> Case:
+    """A causal task of this project; it makes its own data, so their size does not matter."""
+    scenario, sizes = task.replace("_", " "), ("M", "L")
+    return own(name, "causal", task, scenario=scenario, sizes=sizes, base=name)
+
+
+def causal_peer(base: str, package: str, folder: str, task: str) -> Case:
+    """The same task by a peer, once and with a time limit."""
+    module = f"benchmarks.peers.{folder}.run"
+    return Case(
+        name=f"{base}: {package}",
+        command=(str(python_of(folder)), "-W", "ignore", "-m", module, task),
+        scenario=task.replace("_", " "),
+        sizes=("L",),
+        most_rounds=1,
+        peer=folder,
+        base=base,
+        limit_seconds=300,
+    )
+
+
 ALL = ("S", "M", "L")
 REPEATED = "repeated events"
 ON_M = ("M",)
@@ -111,6 +136,9 @@ INFERENCE = {
     "boundaries": "boundaries of 50 looks",
     "bootstrap": "bootstrap of 1 million units, 2,000 times",
 }
+IMPACT = "impact on 1,096 days"
+CONTROL = "synthetic control of 39 states"
+PLACEBOS = "38 placebos, predictor weights given"
 CASES = [
     own(SCAN, "bare_scan", "{data}", "plain", sizes=ALL),
     own(OURS, "ours", "plain", "{data}", sizes=ALL),
@@ -148,6 +176,13 @@ CASES = [
     peer("pandas + statsmodels, all events joined", "pandas_statsmodels", "plain", most_rounds=2),
     peer("pandas + statsmodels, filtered first", "pandas_statsmodels", "filtered", most_rounds=1),
     peer("ambrosia, filtered first", "ambrosia", "filtered", sizes=ON_M, most_rounds=1),
+    causal(IMPACT, "impact"),
+    causal_peer(IMPACT, "tfcausalimpact", "tfcausalimpact", "impact"),
+    causal_peer(IMPACT, "CausalPy", "causalpy", "impact"),
+    causal(CONTROL, "synthetic_control"),
+    causal_peer(CONTROL, "CausalPy", "causalpy", "synthetic_control"),
+    causal(PLACEBOS, "placebos"),
+    causal_peer(PLACEBOS, "pysyncon", "pysyncon", "placebos"),
 ]
 
 
@@ -218,6 +253,16 @@ TARGETS = [
         at_most=3,
         base="night of 1 experiment",
         is_difference=True,
+    ),
+    Target(
+        what="impact on 1,096 days with 5 covariates, a week and a predictive interval",
+        case=IMPACT,
+        at_most=0.3,
+    ),
+    Target(
+        what="synthetic control of 39 states with its 38 placebos, predictor weights given",
+        case=PLACEBOS,
+        at_most=0.2,
     ),
     Target(
         what="L: time per event against M",

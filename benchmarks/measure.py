@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import time
@@ -27,12 +28,26 @@ class RunError(RuntimeError):
     """A program failed or printed no measurement; the message has the last line of what it said."""
 
 
+class UnfinishedError(RunError):
+    """A program took longer than it was given."""
+
+    def __init__(self, seconds: float) -> None:
+        """Say how long that was."""
+        super().__init__(f"did not finish in {seconds:g} s")
+        self.seconds = seconds
+
+
 @dataclass
 class Measured:
-    """The rounds of one program, or why there are none."""
+    """The rounds of one program, or why there are none.
+
+    A program that did not finish within the limit of its case has both `failure` and
+    `unfinished_after`, that limit in seconds: this is a result, not a mistake.
+    """
 
     rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
     failure: str | None = None
+    unfinished_after: float | None = None
 
     def median(self, key: str) -> float:
         """Median over the rounds of `seconds`, `cpu_seconds`, `peak_mb` or `process_seconds`."""
@@ -64,7 +79,10 @@ def ratio(one: Measured, other: Measured, key: str) -> float:
 
 
 def interleave(
-    commands: Mapping[str, Sequence[str]], rounds: Mapping[str, int], folder: Path
+    commands: Mapping[str, Sequence[str]],
+    rounds: Mapping[str, int],
+    folder: Path,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Measured]:
     """Run every command once per round, in the order given; one that fails is not tried again.
 
@@ -72,21 +90,28 @@ def interleave(
         commands: Name -> command line.
         rounds: Name -> how often it runs.
         folder: Where the commands run.
+        limits: Name -> seconds after which it is stopped and counts as unfinished.
     """
+    limits = limits or {}
     measured = {name: Measured() for name in commands}
     for number in range(max(rounds.values(), default=0)):
         for name, command in commands.items():
             if number >= rounds[name] or measured[name].failure:
                 continue
             try:
-                measured[name].rounds[number] = run_once(command, folder)
+                seconds = limits.get(name, ONE_RUN_SECONDS)
+                measured[name].rounds[number] = run_once(command, folder, seconds)
+            except UnfinishedError as error:
+                measured[name] = Measured(failure=str(error), unfinished_after=limits.get(name))
             except RunError as error:
                 measured[name] = Measured(failure=str(error))
     return measured
 
 
-def run_once(command: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run one program; its last line of output is the measurement.
+def run_once(
+    command: Sequence[str], folder: Path, seconds: float = ONE_RUN_SECONDS
+) -> dict[str, Any]:
+    """Run one program for so many seconds at most; its last line of output is the measurement.
 
     Returns:
         What it printed, with `process_seconds`: its life as seen from outside, imports included.
@@ -95,26 +120,44 @@ def run_once(command: Sequence[str], folder: Path) -> dict[str, Any]:
         RunError: It failed, took too long or printed no measurement.
     """
     start = time.perf_counter()
+    code, printed, complained = communicate(command, folder, seconds)
+    lived = time.perf_counter() - start
+    if code:
+        said = (complained or printed).replace(f"{folder}/", "").strip().splitlines()
+        raise RunError(f"exit {code}: {said[-1] if said else 'it said nothing'}")
     try:
-        done = subprocess.run(
+        return {**json.loads(printed.splitlines()[-1]), "process_seconds": lived}
+    except (IndexError, ValueError) as error:
+        raise RunError(f"printed no measurement: {printed[-200:]!r}") from error
+
+
+def communicate(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str, str]:
+    """Return exit code, output and errors of a program.
+
+    It is stopped together with what it has started: samplers that outlive a program would slow
+    down the next one.
+    """
+    try:
+        process = subprocess.Popen(
             command,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
-            check=False,
-            timeout=ONE_RUN_SECONDS,
             env=os.environ | dict.fromkeys(LIMITED, str(THREADS)),
+            process_group=0,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise RunError(str(error)) from error
-    lived = time.perf_counter() - start
-    if done.returncode:
-        said = (done.stderr or done.stdout).replace(f"{folder}/", "").strip().splitlines()
-        raise RunError(f"exit {done.returncode}: {said[-1] if said else 'it said nothing'}")
-    try:
-        return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": lived}
-    except (IndexError, ValueError) as error:
-        raise RunError(f"printed no measurement: {done.stdout[-200:]!r}") from error
+    with process:
+        try:
+            printed, complained = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise UnfinishedError(seconds) from error
+            raise
+    return process.returncode, printed, complained
 
 
 def use_two_cores() -> None:

@@ -31,7 +31,11 @@ from experiments_dagster.automation.jobs import (
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.automation.on_check_failure import build_on_check_failure_sensor
 from experiments_dagster.automation.reap_dead_runs import build_reap_dead_runs_sensor
-from experiments_dagster.automation.schedules import daily_bandits, daily_looks
+from experiments_dagster.automation.schedules import (
+    daily_bandits,
+    daily_interventions,
+    daily_looks,
+)
 from experiments_dagster.automation.sensors import on_config_change, on_information, on_new_files
 from experiments_dagster.config.project import read_project
 from experiments_dagster.resources.project import ExperimentsProject
@@ -73,7 +77,7 @@ def build_definitions(folder: Path | None = None) -> dg.Definitions:
             portfolio,
         ],
         jobs=[ingest_day, run_look, nightly_looks, estimate_intervention, allocate_bandit],
-        schedules=[daily_looks, daily_bandits],
+        schedules=[daily_looks, daily_bandits, daily_interventions],
         sensors=[
             on_config_change,
             on_new_files,

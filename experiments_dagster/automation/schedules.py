@@ -1,10 +1,10 @@
-"""Every morning: the looks that the plans call for, and the shares of bandits' next periods."""
+"""Every morning: looks that are due, shares of bandits' next periods, interventions with news."""
 
 import datetime as dt
 
 import dagster as dg
 
-from experiments_dagster.automation.jobs import allocate_bandit
+from experiments_dagster.automation.jobs import allocate_bandit, estimate_intervention
 from experiments_dagster.automation.looks_run import nightly_looks
 from experiments_dagster.bandits.allocate import due_bandits
 from experiments_dagster.config.project import Project
@@ -76,5 +76,31 @@ def daily_bandits(
     day = context.scheduled_execution_time.astimezone(dt.UTC).date()
     return [
         dg.RunRequest(run_key=f"bandit:{slug}:{day}", partition_key=slug, tags={"bandit": slug})
+        for slug in due
+    ]
+
+
+@dg.schedule(
+    name="daily_interventions",
+    job=estimate_intervention,
+    cron_schedule="30 6 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Estimates every intervention that has new data, another file or configuration.",
+)
+def daily_interventions(
+    context: dg.ScheduleEvaluationContext, experiments: ExperimentsProject
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """One run per intervention that is due."""
+    from experiments_dagster.interventions.publish import due_interventions
+
+    project = experiments.load()
+    due = due_interventions(project, experiments.manifest(project))
+    if not due:
+        return dg.SkipReason("no intervention has news")
+    day = context.scheduled_execution_time.astimezone(dt.UTC).date()
+    return [
+        dg.RunRequest(
+            run_key=f"intervention:{slug}:{day}", partition_key=slug, tags={"intervention": slug}
+        )
         for slug in due
     ]

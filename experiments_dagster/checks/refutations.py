@@ -59,6 +59,7 @@ OTHERS = {
     "effective_rows": "Enough units on both sides of the cutoff.",
     "first_stage": "The rule moves who is treated.",
     "heterogeneity": "Units respond differently, shown on units no fit has seen.",
+    "other_splits": "Other splits into folds show the same heterogeneity.",
     "calibration": "Predicted and observed effects agree.",
 }
 

@@ -111,11 +111,13 @@ def _load_all(config_dir: Path) -> tuple[Project, bool]:
     return project, bool(issues)
 
 
-def _known(project: Project, slugs: list[str]) -> None:
+def _known(project: Project, slugs: list[str], *, interventions: bool = False) -> None:
+    """Refuse slugs that are no experiments, nor interventions where those are allowed."""
+    what = "experiment or intervention" if interventions else "experiment"
+    names = [*project.experiments, *(project.interventions if interventions else ())]
     for slug in slugs:
-        if slug not in project.experiments:
-            known = ", ".join(project.experiments) or "none"
-            fail(f"unknown experiment {slug!r}; known: {known}", USAGE)
+        if slug not in names:
+            fail(f"unknown {what} {slug!r}; known: {', '.join(names) or 'none'}", USAGE)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  typer's callback
@@ -250,7 +252,8 @@ def init(
 def run(
     ctx: typer.Context,
     slugs: Annotated[
-        list[str] | None, typer.Argument(help="Experiments; all when left out.")
+        list[str] | None,
+        typer.Argument(help="Experiments and interventions; all that are due when left out."),
     ] = None,
     as_of: Annotated[
         dt.datetime | None,
@@ -267,13 +270,18 @@ def run(
         if as_of is not None and as_of.date() > dt.datetime.now(dt.UTC).date():
             fail(f"--as-of {as_of.date()}: is in the future, must be today or before", USAGE)
         project, has_issues = _load_all(config_dir)
-        _known(project, slugs or [])
+        _known(project, slugs or [], interventions=True)
         with progress("starting"):
             from experiments_dagster.cli.runs import Runner
 
             runner = Runner(project)
-            troubles = runner.take_looks(slugs, as_of=as_of.date() if as_of else None, land=True)
-            for intervention in [] if slugs else runner.due_interventions():
+            asked = [slug for slug in slugs or [] if slug in project.interventions]
+            looks = [slug for slug in slugs or [] if slug in project.experiments]
+            troubles = []
+            if looks or not slugs:
+                day = as_of.date() if as_of else None
+                troubles += runner.take_looks(looks or None, as_of=day, land=True)
+            for intervention in asked if slugs else runner.due_interventions():
                 troubles += runner.estimate(intervention)
             if not slugs:
                 troubles += bandit.allocate_due(runner, as_of.date() if as_of else None)
@@ -298,8 +306,9 @@ def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) ->
     if as_json:
         print_json(document)
         return
-    if project.experiments:
-        out.print(verdict_table(project, manifest, slugs))
+    if document["experiments"]:
+        shown = [row["slug"] for row in document["experiments"]]
+        out.print(verdict_table(project, manifest, shown))
         out.print()
     for line in reason_lines(document):
         out.print(line, markup=False, soft_wrap=True)
@@ -314,14 +323,16 @@ def _show_status(project: Project, slugs: list[str] | None, *, as_json: bool) ->
 
 @app.command()
 def status(
-    slug: Annotated[str | None, typer.Argument(help="One experiment; all when left out.")] = None,
+    slug: Annotated[
+        str | None, typer.Argument(help="One experiment or intervention; all when left out.")
+    ] = None,
     config_dir: ConfigDir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Where every experiment stands; reads only."""
+    """Where every experiment and intervention stands; reads only."""
     with exit_codes():
         project = _load(config_dir)
-        _known(project, [slug] if slug else [])
+        _known(project, [slug] if slug else [], interventions=True)
         _show_status(project, [slug] if slug else None, as_json=as_json)
 
 
@@ -333,7 +344,7 @@ def report(
     ] = False,
     config_dir: ConfigDir = HERE,
 ) -> None:
-    """Write the HTML report of an experiment's recorded looks and print its path."""
+    """Write the HTML report of an experiment's looks, or of an intervention; print its path."""
     with exit_codes():
         from experiments_dagster.looks.publish import publish_report
         from experiments_dagster.looks.take import open_ledger
@@ -346,12 +357,18 @@ def report(
 
             require_weasyprint()
         project = _load(config_dir)
-        _known(project, [slug])
+        _known(project, [slug], interventions=True)
         manifest = Manifest(Layout(project.storage)).refresh()
-        experiment = project.experiments[slug]
-        path = publish_report(manifest.layout, experiment, open_ledger(manifest, experiment))
+        if slug in project.interventions:
+            from experiments_dagster.interventions.publish import report_again
+
+            path = report_again(manifest.layout, project.interventions[slug])
+        else:
+            experiment = project.experiments[slug]
+            path = publish_report(manifest.layout, experiment, open_ledger(manifest, experiment))
         if path is None:
-            fail(f"{slug}: no look has been taken yet; run `experiments run {slug}`", USAGE)
+            missing = "estimate" if slug in project.interventions else "look"
+            fail(f"{slug}: no {missing} has been taken yet; run `experiments run {slug}`", USAGE)
             return
         out.print(str(path), markup=False, soft_wrap=True)
         if pdf:

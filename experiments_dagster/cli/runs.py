@@ -18,8 +18,7 @@ from experiments_dagster.automation.on_check_failure import process_finished_run
 from experiments_dagster.automation.sensors import register_partitions
 from experiments_dagster.config.project import Project
 from experiments_dagster.definitions import build_definitions
-from experiments_dagster.interventions.estimate import due_interventions
-from experiments_dagster.interventions.publish import due_studies
+from experiments_dagster.interventions.publish import due_interventions
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
@@ -97,9 +96,7 @@ class Runner:
 
     def due_interventions(self) -> list[str]:
         """Interventions that have new data, or another file, since they were estimated."""
-        manifest = Manifest(self.layout).refresh()
-        series = due_interventions(self.project, manifest)
-        return series + due_studies(self.project, manifest)
+        return due_interventions(self.project, Manifest(self.layout).refresh())
 
     def estimate(self, intervention: str) -> list[Trouble]:
         """Run `estimate_intervention` for one intervention."""

@@ -43,7 +43,8 @@ def status_document(
 ) -> dict[str, Any]:
     """slug, state, verdict, reason, looks, information_fraction and the last look's effects."""
     rows = []
-    for slug in slugs or list(project.experiments):
+    wanted = slugs or [*project.experiments, *project.interventions]
+    for slug in (slug for slug in project.experiments if slug in wanted):
         experiment = project.experiments[slug]
         looks = recorded_looks(open_ledger(manifest, experiment))
         look = looks[-1] if looks else last_peek(manifest.layout, experiment)
@@ -51,9 +52,9 @@ def status_document(
     interventions = [
         summary
         for slug, intervention in project.interventions.items()
-        if (summary := _intervention_row(manifest, intervention)) is not None
+        if slug in wanted and (summary := _intervention_row(manifest, intervention)) is not None
     ]
-    return {"experiments": rows, "interventions": [] if slugs else interventions}
+    return {"experiments": rows, "interventions": interventions}
 
 
 def _intervention_row(manifest: Manifest, intervention: Intervention) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ from experiments_dagster.config.platform import (
     Platform,
     SummarySource,
 )
-from experiments_dagster.config.resolve import Experiment, resolve_experiment
+from experiments_dagster.config.resolve import Experiment, canonical_hash, resolve_experiment
 from experiments_dagster.config.study_data import (
     PanelEvents,
     PanelFile,
@@ -80,6 +80,12 @@ class Intervention:
     def metric(self) -> Metric | None:
         """The metric of the outcome, if landed events are read."""
         return next(iter(self.metrics.values()), None)
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what its file says and of the metrics it names."""
+        metrics = {name: metric.model_dump(mode="json") for name, metric in self.metrics.items()}
+        return canonical_hash([self.spec.model_dump(mode="json"), metrics])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

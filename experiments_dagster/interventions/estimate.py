@@ -134,13 +134,16 @@ def series_data(intervention: Intervention, series: DailySeries) -> SeriesData:
     )
 
 
-def due_interventions(project: Project, manifest: Manifest) -> list[str]:
+def due_series(project: Project, manifest: Manifest) -> list[str]:
     """Time series that were not estimated yet on all that has landed, or on the file as it is."""
     due = []
     for slug, intervention in project.interventions.items():
         if not isinstance(intervention.spec, TimeSeriesSpec):
             continue
         done = read_summary(manifest.layout, slug)
+        # Summaries of older versions have no hash: they are made anew once.
+        if done is not None and done.get("config_hash") != intervention.config_hash:
+            done = None
         if intervention.files:
             inputs = {path.name: sha256_file(path) for path in intervention.files}
             is_new = done is None or done["inputs"] != inputs
@@ -193,6 +196,7 @@ def summary(result: InterventionResult) -> dict[str, Any]:
         "refutations": _refutations(result.study),
         "cutoff": result.cutoff,
         "inputs": result.inputs,
+        "config_hash": result.intervention.config_hash,
         "code_version": __version__,
         "n_treated": result.n_treated,
         "placebo_p_value": placebo.p_value if placebo else None,

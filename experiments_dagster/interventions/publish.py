@@ -22,9 +22,12 @@ from experiments_dagster import __version__
 from experiments_dagster.config.intervention import PanelSpec, TimeSeriesSpec, UnitSpec
 from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.config.resolve import canonical_hash
-from experiments_dagster.frames.study_frames import StudyFrame, not_ready
+from experiments_dagster.frames.series import read_daily_series
+from experiments_dagster.frames.study_frames import StudyFrame, not_ready, read_study_frame
 from experiments_dagster.frames.study_tables import describe_left_out
 from experiments_dagster.interventions.designs import study_of_panel, study_of_units
+from experiments_dagster.interventions.estimate import due_series, estimate_intervention
+from experiments_dagster.interventions.report import publish_intervention_report
 from experiments_dagster.interventions.study import Claim, Study, study_document
 from experiments_dagster.interventions.study_data import panel_of, units_of
 from experiments_dagster.reporting.study_report import StudyRecord, render_study_report
@@ -65,18 +68,13 @@ class StudyResult:
     @property
     def config_hash(self) -> str:
         """Hash of the file in configs/interventions."""
-        return config_hash(self.intervention)
+        return self.intervention.config_hash
 
     @property
     def version(self) -> str:
         """Names these numbers."""
         info = self.frame.info
         return f"{info.cutoff:06d}-{canonical_hash([info.sha256, self.config_hash])}"
-
-
-def config_hash(intervention: Intervention) -> str:
-    """Hash of what an intervention's file says."""
-    return canonical_hash(intervention.spec.model_dump(mode="json"))
 
 
 def run_study(intervention: Intervention, frame: StudyFrame) -> StudyResult:
@@ -150,6 +148,18 @@ def publish_study_report(layout: Layout, result: StudyResult) -> Path:
     return path
 
 
+def report_again(layout: Layout, intervention: Intervention) -> Path | None:
+    """Write the report anew from the published frame, or None where there is no frame yet."""
+    slug = intervention.slug
+    try:
+        if isinstance(intervention.spec, TimeSeriesSpec):
+            series = read_daily_series(layout, slug)
+            return publish_intervention_report(layout, estimate_intervention(intervention, series))
+        return publish_study_report(layout, run_study(intervention, read_study_frame(layout, slug)))
+    except FileNotFoundError:
+        return None
+
+
 def read_study(layout: Layout, slug: str) -> dict[str, Any] | None:
     """The newest document of a study, or None."""
     path = layout.results(NAME, slug) / "current.json"
@@ -157,6 +167,11 @@ def read_study(layout: Layout, slug: str) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = json.loads(path.read_bytes())
     return document
+
+
+def due_interventions(project: Project, manifest: Manifest) -> list[str]:
+    """Interventions of every design that have news since they were estimated."""
+    return due_series(project, manifest) + due_studies(project, manifest)
 
 
 def due_studies(project: Project, manifest: Manifest) -> list[str]:
@@ -176,7 +191,7 @@ def due_studies(project: Project, manifest: Manifest) -> list[str]:
 
 
 def _has_changed(intervention: Intervention, manifest: Manifest, done: dict[str, Any]) -> bool:
-    if done["config_hash"] != config_hash(intervention):
+    if done["config_hash"] != intervention.config_hash:
         return True
     if intervention.files:
         hashes = {path.name: sha256_file(path) for path in intervention.files}

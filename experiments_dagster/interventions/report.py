@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments_dagster import __version__
-from experiments_dagster.config.resolve import canonical_hash
 from experiments_dagster.interventions.estimate import InterventionResult
 from experiments_dagster.reporting.blocks import WIDE
 from experiments_dagster.reporting.study_report import StudyRecord, render_study_report
@@ -25,7 +24,7 @@ def study_record(result: InterventionResult) -> StudyRecord:
         study=result.study,
         cutoff=result.cutoff,
         code_version=__version__,
-        config_hash=canonical_hash(intervention.spec.model_dump(mode="json")),
+        config_hash=intervention.config_hash,
         inputs=result.inputs,
         display_unit=metric.display_unit if metric else None,
         tables_at=f"results/impact_series/{slug}",

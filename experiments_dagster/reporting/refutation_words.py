@@ -36,8 +36,6 @@ QUESTIONS = {
     "placebo_period": ("Placebo start", "is there a difference before anything happened?"),
     "post_length": ("Length of the forecast", "does it rest on enough history?"),
     "post_period_leak": ("Leak", "does the counterfactual read what happened after?"),
-    "placebo_period": ("Placebo start", "is there a difference before anything happened?"),
-    "estimators_agree": ("Other estimators", "do estimators that rest on other models agree?"),
     "estimators_agree_covariates": (
         "With covariates",
         "does it hang on who is compared with whom?",

@@ -97,7 +97,7 @@ def test_jobs_schedules_and_sensors_have_their_names(definitions):
         "run_look",
     }
     schedules = {schedule.name for schedule in repository.schedule_defs}
-    assert schedules == {"daily_looks", "daily_bandits"}
+    assert schedules == {"daily_looks", "daily_bandits", "daily_interventions"}
     assert {sensor.name for sensor in repository.sensor_defs} == {
         "on_config_change",
         "on_new_files",

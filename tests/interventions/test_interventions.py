@@ -13,7 +13,7 @@ from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import (
-    due_interventions,
+    due_series,
     estimate_intervention,
     impact_series,
     read_summary,
@@ -93,7 +93,7 @@ def test_a_known_lift_is_inside_the_interval_and_noticed(project):
     document = write_impact(manifest.layout, result)
     assert read_summary(manifest.layout, "spring") == document
     assert document["status"] == "ok"
-    assert due_interventions(project, manifest) == []
+    assert due_series(project, manifest) == []
     table = impact_series(result, result.impact)
     assert table.height == 24 + 6
     assert table["effect"].null_count() == 24
@@ -235,7 +235,7 @@ def test_before_the_post_period_it_is_not_estimable_and_says_so(project):
     assert "too few" in page
     assert document["claim"]["status"] == "NOT_ESTIMABLE"
     land_days(project, dt.date(2026, 2, 11), dt.date(2026, 4, 1))
-    assert due_interventions(project, manifest_of(project)) == ["spring"]
+    assert due_series(project, manifest_of(project)) == ["spring"]
 
 
 def test_without_treated_units_the_contract_says_so(project):
