@@ -26,7 +26,7 @@ from benchmarks.tables import Row
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / ".bench"
 SIZES = ("S", "M", "L")
-MOST_ROUNDS = {"S": 2}  # no target looks at it: mostly imports
+MOST_ROUNDS = {"S": 1}  # no target looks at it: mostly imports
 
 Results = dict[str, dict[str, Measured]]
 """Size -> case -> its rounds."""

@@ -22,6 +22,7 @@ SERIES = {
     "leave_one_covariate_out": "The difference does not hang on one covariate.",
     "drop_last_pre": "The difference does not hang on the last periods before.",
     "covariate_breaks": "No covariate changes at the intervention itself.",
+    "calibrated_prior": "The difference does not hang on the published prior.",
     "post_length": "The forecast is shorter than the history behind it.",
     "post_period_leak": "What came after does not change the counterfactual.",
 }

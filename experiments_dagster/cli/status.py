@@ -206,11 +206,9 @@ def _intervention_line(summary: dict[str, Any]) -> str:
         found = summary["estimate"]
         if found is None:
             return f"{slug} (not randomised): not estimable: {summary['reason_detail']}"
-        limits = (found["ci_low"], found["ci_high"])
-        shown = ", ".join("-" if limit is None else f"{limit:+,.4g}" for limit in limits)
         return (
             f"{slug} (not randomised): {claim}: {found['name']} {found['estimate']:+,.4g} "
-            f"[{shown}]; {summary['method']}"
+            f"{_limits(found['ci_low'], found['ci_high'])}; {summary['method']}"
         )
     total = summary["total"]
     if total is None:
@@ -220,3 +218,11 @@ def _intervention_line(summary: dict[str, Any]) -> str:
         f"[{total['ci_low']:+,.0f}, {total['ci_high']:+,.0f}] against the counterfactual, "
         f"placebo p {p_value(summary['placebo_p_value'])}"
     )
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    """An interval; an open side is infinite."""
+    if low is None and high is None:
+        return "(no interval)"
+    shown_low = "-inf" if low is None else f"{low:+,.4g}"
+    return f"[{shown_low}, {'inf' if high is None else f'{high:+,.4g}'}]"

@@ -27,9 +27,14 @@ from experiments_dagster.config.study_data import (
 
 
 class TimeSeriesDesign(Spec):
-    """Structural time series with the controls as covariates."""
+    """Structural time series with the controls as covariates.
+
+    `prior: published` repeats the assumptions of the published tool (a nearly fixed level), for
+    comparison with its results; intervals are too short where the level moves.
+    """
 
     kind: Literal["time_series"]
+    prior: Literal["weak", "published"] = "weak"
     alpha: Fraction = 0.05
     draws: Annotated[int, Field(strict=True, ge=1000, le=100_000)] = 2000
     placebos: Annotated[int, Field(strict=True, ge=0, le=200)] = 20

@@ -149,8 +149,8 @@ class UnitsFile(Spec):
 
     `treated` holds 0 and 1; or, with `treatment` and `control`, the values of two arms, and rows
     of other arms are left out. `running` is the variable that a cutoff is about. Text columns
-    among `covariates` become one 0/1 column per value but the most frequent. `placebo_outcomes`
-    are columns that the treatment cannot have changed.
+    among `covariates` become one 0/1 column per value but the most frequent; of those in `log`
+    log(1 + value) is taken. `placebo_outcomes` are columns that the treatment cannot have changed.
     """
 
     file: Text
@@ -161,6 +161,7 @@ class UnitsFile(Spec):
     control: Label | None = None
     running: Column | None = None
     covariates: tuple[Column, ...] = ()
+    log: tuple[Column, ...] = ()
     placebo_outcomes: tuple[Column, ...] = ()
     minimum: Number | None = None
     maximum: Number | None = None
@@ -176,6 +177,10 @@ class UnitsFile(Spec):
         if self.treated is None and self.running is None:
             msg = "needs a column `treated`, or `running` for a cutoff"
             raise ValueError(msg)
+        strange = sorted(set(self.log) - set(self.covariates))
+        if strange:
+            msg = f"log names columns that are no covariates: {', '.join(strange)}"
+            raise ValueError(msg)
         roles = [self.outcome, *self.covariates, *self.placebo_outcomes]
         roles += [column for column in (self.treated, self.running) if column]
         twice = sorted({column for column in roles if roles.count(column) > 1})
@@ -186,11 +191,15 @@ class UnitsFile(Spec):
 
 
 class MetricWindow(Spec):
-    """A metric's first measure of each unit, summed over some days."""
+    """A metric's first measure of each unit, summed over some days.
+
+    `scale: log` takes log(1 + total), for covariates whose few large values would rule the fit.
+    """
 
     metric: Slug
     start: Day
     end: Day
+    scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
     def _ordered(self) -> MetricWindow:
@@ -214,6 +223,10 @@ class UnitsEvents(Spec):
 
     @model_validator(mode="after")
     def _nothing_leaks(self) -> UnitsEvents:
+        for name, window in {"outcome": self.outcome, **self.placebo_outcomes}.items():
+            if window.scale != "linear":
+                msg = f"{name} has scale {window.scale}: only covariates have another than linear"
+                raise ValueError(msg)
         for name, window in {**self.covariates, **self.placebo_outcomes}.items():
             if window.end >= self.outcome.start:
                 msg = (

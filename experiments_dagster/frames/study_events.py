@@ -154,12 +154,16 @@ def units_from_events(
     reader: EventReader, units: UnitsEvents, metrics: Mapping[str, Metric]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """A row per unit with an event in a covariate's window; a unit without an outcome has 0."""
-    covariates = reader.windows(units.covariates, metrics)
+    covariates = _scaled(reader.windows(units.covariates, metrics), units.covariates)
     later = {"outcome": units.outcome} | {
         f"placebo.{name}": window for name, window in units.placebo_outcomes.items()
     }
     group = reader.group(units.treated)
-    renamed = covariates.rename({name: f"x.{name}" for name in units.covariates})
+    columns = {
+        name: f"x.log {name}" if window.scale == "log" else f"x.{name}"
+        for name, window in units.covariates.items()
+    }
+    renamed = covariates.rename(columns)
     frame = (
         renamed.join(reader.windows(later, metrics), on="unit", how="left")
         .with_columns(pl.col(list(later)).fill_null(0.0))
@@ -167,13 +171,24 @@ def units_from_events(
         .with_columns(pl.col("treated").fill_null(value=False))
         .select(
             *("unit", "outcome", "treated"),
-            *(f"x.{name}" for name in units.covariates),
+            *columns.values(),
             *(f"placebo.{name}" for name in units.placebo_outcomes),
         )
         .sort("unit")
     )
     unseen = group.join(covariates, on="unit", how="anti").height
     return frame, {"units of the group without an event before": unseen} if unseen else {}
+
+
+def _scaled(totals: pl.DataFrame, windows: Mapping[str, MetricWindow]) -> pl.DataFrame:
+    """Totals on the scale that their window asks for."""
+    logs = [name for name, window in windows.items() if window.scale == "log"]
+    for name in logs:
+        n_negative = int((totals[name] < 0).sum())
+        if n_negative:
+            msg = f"covariate {name}: {n_negative} units have a negative total, it has no logarithm"
+            raise ValueError(msg)
+    return totals.with_columns(pl.col(name).log1p() for name in logs)
 
 
 def _periods(panel: PanelEvents) -> list[tuple[dt.date, dt.date]]:

@@ -108,7 +108,10 @@ def read_units_file(path: Path, units: UnitsFile) -> tuple[pl.DataFrame, dict[st
     if units.running is not None:
         parts.append(numbers(path, table, units.running).alias("running"))
     for column in units.covariates:
-        parts += _encoded(path, table, column)
+        if column in units.log:
+            parts.append(_logarithm(path, table, column))
+        else:
+            parts += _encoded(path, table, column)
     for column in units.placebo_outcomes:
         parts.append(numbers(path, table, column).alias(f"placebo.{column}"))
     rows = table.select(parts)
@@ -297,6 +300,14 @@ def _encoded(path: Path, table: pl.DataFrame, column: str) -> list[pl.Expr]:
     return [
         (is_level == level).cast(pl.Float64).alias(f"x.{column}={level}") for level in levels[1:]
     ]
+
+
+def _logarithm(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
+    values = numbers(path, table, column)
+    n_negative = table.select((values < 0).sum()).item()
+    if n_negative:
+        _refuse(path, column, f"{n_negative} values are negative and have no logarithm")
+    return values.log1p().alias(f"x.log {column}")
 
 
 def _refuse(path: Path, column: str, rule: str) -> NoReturn:

@@ -41,7 +41,12 @@ from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
 NAME = "causal_effect"
-CLAIM: dict[str, Any] = {"intervention": pl.String, "cutoff": pl.Int64, "claim": pl.String}
+CLAIM: dict[str, Any] = {
+    "intervention": pl.String,
+    "cutoff": pl.Int64,
+    "version": pl.String,
+    "claim": pl.String,
+}
 ESTIMATES: dict[str, Any] = {
     **dict.fromkeys(("name", "method"), pl.String),
     **dict.fromkeys(("estimate", "std_error", "ci_low", "ci_high"), pl.Float64),
@@ -111,7 +116,8 @@ def write_study(layout: Layout, result: StudyResult) -> dict[str, Any]:
     }
     document = head | study_document(study)
     document["warnings"] += describe_left_out(result.frame.info.left_out)
-    constant = {"intervention": slug, "cutoff": head["cutoff"], "claim": claim.status}
+    constant = {name: head[name] for name in ("intervention", "cutoff", "version")}
+    constant["claim"] = claim.status
     tables: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         "causal_estimates": (document["estimates"], ESTIMATES),
         "causal_refutations": (document["refutations"], REFUTATIONS),

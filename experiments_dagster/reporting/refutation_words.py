@@ -7,6 +7,7 @@ QUESTIONS = {
     "balance": ("Balance", "do treated and control agree in what was known before?"),
     "bandwidths": ("Other bandwidths", "does the jump hang on how close to the cutoff one looks?"),
     "bias_alarm": ("Bias alarm", "does the method lean one way where nothing happened?"),
+    "calibrated_prior": ("Calibrated prior", "is it found with intervals that hold?"),
     "calibration": ("Calibration", "do predicted responses agree with those observed?"),
     "cluster_count": ("Number of clusters", "are there enough for the interval to hold?"),
     "covariate_breaks": ("Breaks of covariates", "did what predicts the outcome change as well?"),

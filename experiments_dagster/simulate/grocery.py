@@ -6,7 +6,7 @@ weekly waves and are split by our own hash; what is added, and declared, are
 
     checkout      one event per basket, so that baskets can be counted
     canary_lift   12 % of a basket of a treated canary household, after it joined
-    exposures     of both experiments, and the households that campaign 18 addressed
+    exposures     of both experiments, and the households that campaigns 13 and 18 addressed
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ZONE = ZoneInfo("America/New_York")
 CANARY_LIFT = 0.12
 WAVES = 12
 WAVE_SALT = "waves-2017"
-CAMPAIGN = 18
+CAMPAIGNS = (13, 18)  # the two largest of those that begin after the first wave
 
 
 def package_data() -> Path:
@@ -92,15 +92,15 @@ class Grocery:
                 ).variant
                 rows.append((unit, local_midnight_utc(day, ZONE), experiment.slug, arm, day))
         joined = _exposure_table(rows)
-        return pl.concat([joined, self._campaign()])
+        return pl.concat([joined, *map(self._campaign, CAMPAIGNS)])
 
-    def _campaign(self) -> pl.DataFrame:
+    def _campaign(self, number: int) -> pl.DataFrame:
         campaigns = pl.read_parquet(package_data() / "campaigns.parquet")
         described = pl.read_parquet(package_data() / "campaign_descriptions.parquet")
-        start = described.filter(pl.col("campaign_id") == CAMPAIGN)["start_date"][0].date()
+        start = described.filter(pl.col("campaign_id") == number)["start_date"][0].date()
         at = local_midnight_utc(start, ZONE)
-        addressed = campaigns.filter(pl.col("campaign_id") == CAMPAIGN)["household_id"].to_list()
-        slug = f"campaign_{CAMPAIGN}"
+        addressed = campaigns.filter(pl.col("campaign_id") == number)["household_id"].to_list()
+        slug = f"campaign_{number}"
         return _exposure_table([(str(unit), at, slug, "targeted", start) for unit in addressed])
 
     @cached_property

@@ -209,9 +209,35 @@ def test_every_look_is_reproduced_to_the_digit(folder, looks):
         assert document["seen"] == document["again"]
 
 
-def test_the_intervention_has_an_interval_and_a_placebo(folder):
+def interventions(folder):
     document = json.loads(experiments("status", "--config-dir", folder, "--json"))
-    summary = document["interventions"][0]
+    return {row["intervention"]: row for row in document["interventions"]}
+
+
+@pytest.mark.parametrize("campaign", [13, 18])
+def test_campaigns_that_were_targeted_are_no_effects_unless_nothing_refutes_them(folder, campaign):
+    found = interventions(folder)
+    matched, did = (found[f"campaign_{campaign}_{name}"] for name in ("matched", "did"))
+    for row in (matched, did):
+        assert row["status"] == "ok"
+        assert row["claim"]["status"] in {"WEAK", "REFUSED"}
+        assert row["claim"]["clauses"]
+        assert row["estimate"]["ci_low"] < row["estimate"]["estimate"] < row["estimate"]["ci_high"]
+    storage = folder / ".demo" / "storage"
+    path = storage / "results" / "causal_effect" / f"campaign_{campaign}_matched" / "current.json"
+    document = json.loads(path.read_text())
+    names = {row["name"] for row in document["refutations"]}
+    assert {"overlap", "balance", "placebo_outcome_spend_before"} <= names
+    shown = " ".join(row["name"] for row in document["estimates"])
+    assert all(method in shown for method in ("AIPW", "weighting", "matched pairs"))
+    # Naively, the addressed spend far more: that is why they were addressed.
+    naive = next(r for r in document["estimates"] if r["name"].startswith("plain difference"))
+    assert naive["ci_low"] > 50
+    assert abs(document["estimates"][0]["estimate"]) < naive["estimate"] / 2
+
+
+def test_the_intervention_has_an_interval_and_a_placebo(folder):
+    summary = interventions(folder)["campaign_18"]
     assert summary["total"]["ci_low"] < summary["total"]["estimate"] < summary["total"]["ci_high"]
     assert summary["n_placebos"] >= 10
     assert 0 < summary["placebo_p_value"] <= 1

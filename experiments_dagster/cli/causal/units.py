@@ -59,6 +59,9 @@ def observational(
     control: Annotated[
         str | None, typer.Option(help="The other arm's value in --treated-col.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Covariates to take as log(1 + value), with commas between.")
+    ] = None,
     placebo_outcomes: PlaceboOutcomes = None,
     estimand: Annotated[str, typer.Option(help="Effect on the treated, or on all.")] = "treated",
     trim: Annotated[
@@ -87,6 +90,7 @@ def observational(
             "treatment": treatment,
             "control": control,
             "covariates": listed(covariates),
+            "log": listed(log),
             "placebo_outcomes": listed(placebo_outcomes),
         }
         design: dict[str, Any] = {

@@ -9,14 +9,20 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 
+from experiments_dagster.causal.outcomes import judged
 from experiments_dagster.causal.series.impact import estimate_impact, fit_prepared
 from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.causal.series.prepare import prepare_series
-from experiments_dagster.causal.series.records import EffectInterval, ImpactResult, PlaceboResult
+from experiments_dagster.causal.series.records import (
+    EffectInterval,
+    ImpactResult,
+    PlaceboResult,
+    Prior,
+)
 from experiments_dagster.causal.series.series_checks import (
     check_bias_alarm,
     check_covariate_breaks,
@@ -49,10 +55,19 @@ from experiments_dagster.reporting import numbers
 from experiments_dagster.reporting.impact_charts import impact_chart
 from experiments_dagster.reporting.numbers import count, day, plural
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.records import CheckOutcome
 
+NOISE: dict[Prior, str] = {
+    "weak": "local level and AR(1) errors averaged",
+    "published": "nearly fixed level as in Brodersen et al. 2015",
+}
 METHOD = (
-    "structural time series (local level and AR(1) errors averaged, covariates, season) fitted to "
-    "the pre period only; intervals from posterior predictive paths"
+    "structural time series ({}, covariates, season) fitted to the pre period only; intervals from "
+    "posterior predictive paths"
+)
+PUBLISHED_IS_NARROW = (
+    "the published prior nearly fixes the level: where the level moves or errors are correlated "
+    "its intervals are too short"
 )
 ASSUMPTIONS = (
     (
@@ -79,11 +94,13 @@ STEP = {"daily": "day", "weekly": "week"}
 class TimeSeriesFit:
     """All estimates of one series. Without `impact` there is an `error` and nothing else.
 
+    `calibrated` is the impact under the default prior where the design asks for another.
     `placebo` is None with `placebo_reason` where too few positions fit or none were wanted;
     `without_covariates` and `breaks` are empty where there is no covariate.
     """
 
     impact: ImpactResult | None = None
+    calibrated: ImpactResult | None = None
     error: EstimationError | None = None
     placebo: PlaceboResult | None = None
     placebo_reason: str | None = None
@@ -102,17 +119,20 @@ def fit_time_series(series: SeriesData, spec: TimeSeriesSpec) -> TimeSeriesFit:
     design, frequency = spec.design, spec.series.frequency
     observed, covariates, n_pre = series.observed, series.covariates, series.n_pre
     season, min_pre_points = SEASON[frequency], MIN_PRE_POINTS[frequency]
+    estimate = partial(
+        estimate_impact,
+        observed,
+        covariates,
+        n_pre,
+        season=season,
+        min_pre_points=min_pre_points,
+        n_draws=design.draws,
+        seed=design.seed,
+        alpha=design.alpha,
+    )
     try:
-        impact = estimate_impact(
-            observed,
-            covariates,
-            n_pre,
-            season=season,
-            min_pre_points=min_pre_points,
-            n_draws=design.draws,
-            seed=design.seed,
-            alpha=design.alpha,
-        )
+        impact = estimate(prior=design.prior)
+        calibrated = None if design.prior == "weak" else estimate(prior="weak")
     except EstimationError as error:
         return TimeSeriesFit(error=error, placebo_reason=str(error))
     placebo, placebo_reason = _placebo(series, spec)
@@ -120,12 +140,13 @@ def fit_time_series(series: SeriesData, spec: TimeSeriesSpec) -> TimeSeriesFit:
     def total_effect(outcome: FloatArray, others: FloatArray) -> float:
         if outcome is observed and others is covariates:
             return impact.total.estimate
-        expected = _forecast(outcome, others, n_pre, frequency)
+        expected = _forecast(outcome, others, n_pre, spec)
         return float(np.nansum(outcome[n_pre:] - expected))
 
     names = series.covariate_names
     return TimeSeriesFit(
         impact=impact,
+        calibrated=calibrated,
         placebo=placebo,
         placebo_reason=placebo_reason,
         without_covariates=(
@@ -156,13 +177,14 @@ def study_of_fit(series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit) -
         "what it would have been without the intervention, for the treated only"
     )
     assumptions = ASSUMPTIONS if series.covariate_names else NO_COVARIATE
+    method = METHOD.format(NOISE[spec.design.prior])
     facts = _facts(series, spec)
     impact = fit.impact
     if impact is None:
         assert fit.error is not None
         return Study(
             design="time_series",
-            method=METHOD,
+            method=method,
             estimand=estimand,
             facts=facts,
             assumptions=assumptions,
@@ -171,6 +193,8 @@ def study_of_fit(series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit) -
         )
     found = _refutations(series, spec, fit, impact)
     warnings = [*impact.warnings, *(fit.placebo.warnings if fit.placebo else ())]
+    if spec.design.prior == "published":
+        warnings.append(PUBLISHED_IS_NARROW)
     if impact.relative is None:
         warnings.append("no relative effect: the expected total is not surely above 0")
     tables = [
@@ -182,7 +206,7 @@ def study_of_fit(series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit) -
     ]
     return Study(
         design="time_series",
-        method=METHOD,
+        method=method,
         estimand=estimand,
         facts=(*facts, *_model_facts(series, impact)),
         assumptions=assumptions,
@@ -196,12 +220,10 @@ def study_of_fit(series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit) -
 
 
 def _forecast(
-    observed: FloatArray,
-    covariates: FloatArray,
-    n_pre: int,
-    frequency: Literal["daily", "weekly"],
+    observed: FloatArray, covariates: FloatArray, n_pre: int, spec: TimeSeriesSpec
 ) -> FloatArray:
     """The counterfactual of `estimate_impact` after the intervention, without drawing its paths."""
+    frequency = spec.series.frequency
     prepared = prepare_series(
         observed,
         covariates,
@@ -210,7 +232,7 @@ def _forecast(
         season=SEASON[frequency],
         min_pre_points=MIN_PRE_POINTS[frequency],
     )
-    posterior = fit_prepared(prepared, "weak")
+    posterior = fit_prepared(prepared, spec.design.prior)
     return prepared.restore(posterior.forecast_mean(prepared.design_post))
 
 
@@ -227,6 +249,7 @@ def _placebo(series: SeriesData, spec: TimeSeriesSpec) -> tuple[PlaceboResult | 
             min_pre_points=MIN_PRE_POINTS[frequency],
             n_placebos=spec.design.placebos,
             min_placebos=1,
+            prior=spec.design.prior,
         )
     except EstimationError as error:
         return None, str(error)
@@ -236,7 +259,7 @@ def _placebo(series: SeriesData, spec: TimeSeriesSpec) -> tuple[PlaceboResult | 
 def _refutations(
     series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit, impact: ImpactResult
 ) -> Refutations:
-    found, n_pre, frequency = Refutations(), series.n_pre, spec.series.frequency
+    found, n_pre = Refutations(), series.n_pre
     placebo, without_covariates, without_last = (
         fit.placebo,
         fit.without_covariates,
@@ -252,7 +275,7 @@ def _refutations(
     found.run(
         "post_period_leak",
         lambda: check_post_period_leak(
-            lambda outcome: _forecast(outcome, series.covariates, n_pre, frequency),
+            lambda outcome: _forecast(outcome, series.covariates, n_pre, spec),
             series.observed,
             n_pre,
         ),
@@ -269,8 +292,26 @@ def _refutations(
         found.run("covariate_breaks", lambda: check_covariate_breaks(fit.breaks))
     if without_last is not None:
         found.run("drop_last_pre", lambda: check_drop_last_pre(without_last))
+    if fit.calibrated is not None:
+        found.ran.append(_check_calibrated_prior(impact, fit.calibrated))
     found.run("post_length", lambda: check_post_length(n_pre, impact.n_post))
     return found
+
+
+def _check_calibrated_prior(impact: ImpactResult, calibrated: ImpactResult) -> CheckOutcome:
+    """Warn where only the narrow prior excludes 0, in the direction of the estimate."""
+    total = calibrated.total
+    nearest = total.ci_low if impact.total.estimate > 0 else -total.ci_high
+    shown = f"{total.estimate:.4g} [{total.ci_low:.4g}, {total.ci_high:.4g}]"
+    return judged(
+        "calibrated_prior",
+        passed=nearest > 0,
+        severity="WARN",
+        value=nearest,
+        threshold=0.0,
+        shown=f"total {shown} under the calibrated prior",
+        against="the finding hangs on the published prior, whose intervals are too short",
+    )
 
 
 def _estimates(impact: ImpactResult, step: str) -> tuple[StudyEstimate, ...]:
