@@ -7,16 +7,20 @@ import pytest
 import typer.main
 
 from experiments_dagster.cli import app
+from experiments_dagster.config import intervention, study_data
+from experiments_dagster.config.base import Spec
 from experiments_dagster.config.project import read_project
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
 
 
 def test_the_example_configuration_validates(tmp_path):
-    text = (REPOSITORY / "docs" / "configuration.md").read_text()
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    names = ["platform", "metrics", "experiments/checkout", "interventions/spring"]
+    blocks = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)
+    interventions = ["spring", "spring_panel", "spring_units"]
+    names = ["platform", "metrics", "experiments/checkout"]
+    names += [f"interventions/{name}" for name in interventions]
     for name, block in zip(names, blocks, strict=True):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +28,20 @@ def test_the_example_configuration_validates(tmp_path):
     project, issues = read_project(tmp_path)
     assert issues == []
     assert project.experiments.keys() == {"checkout"}
-    assert project.interventions.keys() == {"spring"}
+    assert list(project.interventions) == interventions
+
+
+def test_every_field_of_an_intervention_is_explained():
+    section = CONFIGURATION.split("## configs/interventions/", 1)[1]
+    words = set(re.findall(r"\w+", section))
+    for module in (study_data, intervention):
+        for model in vars(module).values():
+            if isinstance(model, type) and issubclass(model, Spec):
+                assert set(model.model_fields) <= words, model.__name__
+    kinds = set(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    assert {f"`{kind}`" for kind in intervention.FAMILIES} <= {
+        name for row in kinds for name in row.split(", ")
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,6 +19,8 @@ from experiments_dagster.alerts.alert import Alert, alert_id_for
 RunStatus = Literal["SUCCESS", "FAILURE", "CANCELED"]
 
 MAX_TEXT_CHARACTERS = 2000
+# A refutation that weakens a claim is part of its result; only one that blocks it wakes somebody.
+UNTOLD_WARNINGS = frozenset({"results/causal_impact", "results/causal_effect"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +120,14 @@ def alerts_for_run(
         known = states.get(fact.key)
         if _is_covered(run, fact, previous.get(fact.key)):
             continue
-        if not fact.passed and not (known is not None and known.failing):
+        is_failing = not fact.passed and (
+            fact.severity == "ERROR" or fact.key.asset not in UNTOLD_WARNINGS
+        )
+        if is_failing and not (known is not None and known.failing):
             alert = check_alert(run, fact)
             alerts.setdefault(alert.alert_id, alert)
         if known is None or fact.at >= known.at:
-            states[fact.key] = CheckState(failing=not fact.passed, run_id=run.run_id, at=fact.at)
+            states[fact.key] = CheckState(failing=is_failing, run_id=run.run_id, at=fact.at)
     if run.status == "FAILURE" and not is_explained_by_checks(run):
         alert = run_alert(run)
         alerts[alert.alert_id] = alert

@@ -13,7 +13,12 @@ import dagster as dg
 
 from experiments_dagster.alerts.outbox import Outbox
 from experiments_dagster.automation.jobs import estimate_intervention
-from experiments_dagster.automation.looks_run import CRASH_CODE, TROUBLES, Trouble
+from experiments_dagster.automation.looks_run import (
+    CONTRACT_CODE,
+    CRASH_CODE,
+    TROUBLES,
+    Trouble,
+)
 from experiments_dagster.automation.on_check_failure import process_finished_runs
 from experiments_dagster.automation.sensors import register_partitions
 from experiments_dagster.config.project import Project
@@ -99,14 +104,18 @@ class Runner:
         return due_interventions(self.project, Manifest(self.layout).refresh())
 
     def estimate(self, intervention: str) -> list[Trouble]:
-        """Run `estimate_intervention` for one intervention."""
+        """Run `estimate_intervention` for one intervention.
+
+        Returns:
+            What could not be done; a frame that broke its contract is one of them.
+        """
         result = self.definitions.resolve_job_def(estimate_intervention.name).execute_in_process(
             instance=self.instance,
             partition_key=intervention,
             run_config=QUIET,
             raise_on_error=False,
         )
-        return troubles_of(result, intervention)
+        return troubles_of(result, intervention) + _broken_contracts(result, intervention)
 
     def deliver_alerts(self) -> None:
         """Turn finished runs into alerts and try to deliver all that wait."""
@@ -134,6 +143,20 @@ def troubles_of(result: dg.ExecuteInProcessResult, subject: str) -> list[Trouble
         told = told or [event.message or "" for event in result.all_events if event.is_failure]
         found.append(Trouble(subject=subject, code=CRASH_CODE, message="; ".join(told)))
     return found
+
+
+def _broken_contracts(result: dg.ExecuteInProcessResult, subject: str) -> list[Trouble]:
+    """Contracts that do not stop the run: nothing was published, and an alert says so too."""
+    return [
+        Trouble(
+            subject=subject,
+            code=CONTRACT_CODE,
+            message=f"{check.check_name}: {check.description}",
+            is_alerted=True,
+        )
+        for check in result.get_asset_check_evaluations()
+        if check.check_name.endswith("_contract") and not check.passed
+    ]
 
 
 def dagster_home(folder: Path, storage: Path) -> dict[str, str]:

@@ -157,6 +157,14 @@ class StudySpec(Spec):
     description: Text
 
 
+class EconomicsSpec(Spec):
+    """Money behind a total that is revenue: what of it is profit, and what it cost."""
+
+    margin_rate: Annotated[float, Field(strict=True, gt=0, le=1)]
+    campaign_spend: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+    incremental_cost: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+
+
 class TimeSeriesSpec(StudySpec):
     """One series before and after."""
 
@@ -167,6 +175,7 @@ class TimeSeriesSpec(StudySpec):
     pre: Period
     post: Period
     design: TimeSeriesDesign
+    economics: EconomicsSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> TimeSeriesSpec:

@@ -35,6 +35,7 @@ QUESTIONS = {
     "placebo_lean": ("Lean of the placebos", "does the method lean one way without treatment?"),
     "placebo_outcome": ("Placebo outcome", "does what cannot respond seem to respond?"),
     "placebo_period": ("Placebo start", "is there a difference before anything happened?"),
+    "polynomial_order": ("Other polynomials", "does the jump hang on the order?"),
     "post_length": ("Length of the forecast", "does it rest on enough history?"),
     "post_period_leak": ("Leak", "does the counterfactual read what happened after?"),
     "estimators_agree_covariates": (
@@ -51,7 +52,9 @@ QUESTIONS = {
         "Trends as bad as before",
         "does it survive a trend after as large as the worst one before?",
     ),
+    "sample_ratio": ("Sample ratio", "are the arms as large as the assignment says?"),
     "treated_donors": ("Treated donors", "was one of the donors treated itself?"),
+    "window": ("Other windows", "does the jump hang on how far from the cutoff one reads?"),
     "weights": ("Weights", "does it rest on a few units?"),
 }
 PREFIXES = {

@@ -52,6 +52,14 @@ def test_warn_is_a_warning_and_error_an_error():
     assert alerts[1].experiment is None
 
 
+def test_a_refutation_that_only_weakens_is_not_told_until_it_blocks():
+    key = CheckKey(asset="results/causal_effect", check="balance", partition="spring")
+    weak = make_run(make_fact(key=key, minute=0, severity="WARN"), run_id="r0")
+    blocks = make_run(make_fact(key=key, minute=1), run_id="r1")
+    again = make_run(make_fact(key=key, minute=2), run_id="r2")
+    assert [len(alerts) for alerts in replay(weak, blocks, again)] == [0, 1, 0]
+
+
 def test_episode_is_told_once_and_ends_with_a_pass():
     told = replay(
         make_run(make_fact(minute=0), run_id="r0"),

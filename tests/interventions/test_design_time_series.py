@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments_dagster.causal.series.impact import estimate_impact
-from experiments_dagster.config.intervention import TimeSeriesSpec
+from experiments_dagster.config.intervention import EconomicsSpec, TimeSeriesSpec
 from experiments_dagster.interventions.designs.time_series import time_series_study
 from experiments_dagster.interventions.series_data import SeriesData
 from experiments_dagster.interventions.study import study_document
@@ -299,3 +299,24 @@ def test_large_effects_are_mostly_supported():
         y[64:] += 20.0
         supported += study_of(y, x, 64, seed=seed).claim.status == "SUPPORTED"
     assert supported >= 20
+
+
+def test_money_comes_from_the_same_draws_as_the_total():
+    observed, covariates = make_series()
+    spec = make_spec(80, 6).model_copy(
+        update={
+            "economics": EconomicsSpec(margin_rate=0.4, campaign_spend=10.0, incremental_cost=6.0)
+        }
+    )
+    study = time_series_study(make_data(observed, covariates, 80), spec)
+    found = {item.name: item for item in study.estimates}
+    total = found["total effect"]
+    assert found["gross profit"].estimate == pytest.approx(0.4 * total.estimate)
+    assert found["gross profit"].ci_low == pytest.approx(0.4 * total.ci_low)
+    net, ratio = found["net profit"], found["return on investment"]
+    assert net.ci_high == pytest.approx(0.4 * total.ci_high - 16)
+    assert ratio.estimate == pytest.approx(net.estimate / 16)
+    assert ratio.unit == "ratio"
+    free = spec.model_copy(update={"economics": EconomicsSpec(margin_rate=0.4)})
+    names = [e.name for e in time_series_study(make_data(observed, covariates, 80), free).estimates]
+    assert "return on investment" not in names

@@ -103,12 +103,15 @@ def causal_effect(
         run_study,
         write_study,
     )
+    from experiments_dagster.storage.catalog import publish_catalog
 
     project = experiments.load()
     layout = experiments.manifest(project).layout
     intervention = project.interventions[context.partition_key]
     result = run_study(intervention, read_study_frame(layout, intervention.slug))
     document = write_study(layout, result)
+    report = publish_study_report(layout, result)
+    publish_catalog(layout)
     study, claim = result.study, result.study.claim
     pictures = {
         picture.name: dg.MetadataValue.md(f"![{picture.name}]({data_uri(picture.draw(WIDE))})")
@@ -123,7 +126,7 @@ def causal_effect(
             "estimand": study.estimand,
             **{f"{claim.term}: {item.name}": _words(item) for item in study.estimates},
             **pictures,
-            "report": dg.MetadataValue.path(str(publish_study_report(layout, result))),
+            "report": dg.MetadataValue.path(str(report)),
             "warnings": "; ".join(document["warnings"]) or "none",
             "version": document["version"],
         },

@@ -14,6 +14,7 @@ from experiments_dagster.interventions.estimate import estimate_intervention, wr
 from experiments_dagster.interventions.report import impact_svg, publish_intervention_report
 from experiments_dagster.reporting.charts import data_uri
 from experiments_dagster.resources.project import ExperimentsProject
+from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import ContractError
 
 CONTRACT = "daily_series_contract"
@@ -96,11 +97,13 @@ def causal_impact(
     series = read_daily_series(manifest.layout, intervention.slug)
     result = estimate_intervention(intervention, series)
     document = write_impact(manifest.layout, result)
+    report = publish_intervention_report(manifest.layout, result)
+    publish_catalog(manifest.layout)
     claim = result.study.claim
     metadata: dict[str, Any] = {
         "claim": claim.status,
         "because": "; ".join(claim.clauses) or "no refutation failed",
-        "report": dg.MetadataValue.path(str(publish_intervention_report(manifest.layout, result))),
+        "report": dg.MetadataValue.path(str(report)),
         "cutoff": document["cutoff"],
     }
     picture = impact_svg(result)

@@ -8,12 +8,14 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from experiments_dagster.causal.outcomes import judged
+from experiments_dagster.causal.series.economics import estimate_economics
 from experiments_dagster.causal.series.impact import estimate_impact, fit_prepared
 from experiments_dagster.causal.series.placebo import placebo_in_time
 from experiments_dagster.causal.series.prepare import prepare_series
@@ -40,7 +42,7 @@ from experiments_dagster.causal.series.series_sensitivity import (
     drop_last_pre,
     leave_one_covariate_out,
 )
-from experiments_dagster.config.intervention import TimeSeriesSpec
+from experiments_dagster.config.intervention import EconomicsSpec, TimeSeriesSpec
 from experiments_dagster.interventions.designs.time_series_tables import (
     break_table,
     fit_table,
@@ -210,7 +212,7 @@ def study_of_fit(series: SeriesData, spec: TimeSeriesSpec, fit: TimeSeriesFit) -
         estimand=estimand,
         facts=(*facts, *_model_facts(series, impact)),
         assumptions=assumptions,
-        estimates=_estimates(impact, step),
+        estimates=(*_estimates(impact, step), *_money(impact, spec.economics)),
         refutations=tuple(found.ran),
         skipped=tuple(found.skipped),
         tables=tuple(table for table in tables if table.rows),
@@ -338,6 +340,38 @@ def _estimates(impact: ImpactResult, step: str) -> tuple[StudyEstimate, ...]:
         unit = "relative to the counterfactual"
         rows.append(estimate("relative effect", impact.relative, unit))
     return tuple(rows)
+
+
+def _money(impact: ImpactResult, economics: EconomicsSpec | None) -> Iterator[StudyEstimate]:
+    """Profit and return from the same draws as the total, which is then revenue."""
+    if economics is None:
+        return
+    found = estimate_economics(
+        impact.total.estimate,
+        impact.total_draws,
+        alpha=1 - impact.confidence_level,
+        margin_rate=economics.margin_rate,
+        campaign_spend=economics.campaign_spend,
+        incremental_cost=economics.incremental_cost,
+    )
+    margin, costs = economics.margin_rate, found.total_costs
+    amounts = (
+        ("gross profit", f"{margin:g} of the total", found.profit_gross, None),
+        ("net profit", f"gross profit less costs of {costs:,.2f}", found.profit_net, None),
+        ("return on investment", f"net profit over costs of {costs:,.2f}", found.roi_net, "ratio"),
+    )
+    for name, method, amount, unit in amounts:
+        if amount is None:  # without costs there is no return on them
+            continue
+        yield StudyEstimate(
+            name=name,
+            method=method,
+            estimate=amount.estimate,
+            ci_low=amount.ci_low,
+            ci_high=amount.ci_high,
+            confidence_level=impact.confidence_level,
+            unit=unit,
+        )
 
 
 def _facts(series: SeriesData, spec: TimeSeriesSpec) -> tuple[tuple[str, str], ...]:
