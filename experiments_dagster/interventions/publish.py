@@ -146,6 +146,7 @@ def publish_study_report(layout: Layout, result: StudyResult) -> Path:
         code_version=__version__,
         config_hash=result.config_hash,
         inputs=info.inputs,
+        reproduce=f"experiments report {intervention.slug}",
         display_unit=metric.display_unit if metric else None,
         tables_at=f"results/{NAME}/{intervention.slug}",
     )

@@ -26,6 +26,7 @@ def study_record(result: InterventionResult) -> StudyRecord:
         code_version=__version__,
         config_hash=intervention.config_hash,
         inputs=result.inputs,
+        reproduce=f"experiments report {slug}",
         display_unit=metric.display_unit if metric else None,
         tables_at=f"results/impact_series/{slug}",
     )

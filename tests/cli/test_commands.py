@@ -178,7 +178,7 @@ def test_status_has_its_keys(finished):
     one = run_json("status", "null", "--config-dir", finished)
     assert [row["slug"] for row in one["experiments"]] == ["null"]
     assert (
-        "unknown experiment 'nobody'"
+        "unknown experiment or intervention 'nobody'"
         in run("status", "nobody", "--config-dir", finished, code=2).stderr
     )
 

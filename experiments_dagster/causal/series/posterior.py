@@ -10,9 +10,19 @@ The last line is the one-step predictive likelihood with β and s² integrated o
 exponential weighs settings, and summed over a model's settings, models. Nothing is iterated
 and no parameter is plugged in.
 
-The two noise models are averaged by *squared* evidence. Measured at 100 + 30 points: weights of
-power 1 (Bayes) make intervals 1.4 times too wide under white and AR(.7) noise, and choosing the
-better model covers 85 % under a slowly drifting level. The priors stand in `priors`.
+The two noise models are averaged by their evidence to the power 3, between Bayes and choosing the
+likelier model. Measured on 1,500 series each, 100 + 30 points, unit noise; width in units of the
+true model's interval, coverage with a level that drifts by .1 or .3 noise sd a step:
+
+    power              1      2      3      choice
+    width, white       1.45   1.25   1.19   1.14
+    width, AR(.7)      1.38   1.26   1.23   1.21
+    coverage, .3       .949   .945   .945   .939
+    coverage, .1       .918   .890   .874   .840
+
+So slow a drift is hardly told from none in 100 points: where the interval is to stay short without
+a drift, it covers less with one. A pure random walk, taken for an AR(1) near 1, covers .87. The
+priors stand in `priors`.
 
 References:
     Brodersen et al. 2015, section 2; Durbin & Koopman 2012, section 7.3.
