@@ -66,7 +66,8 @@ CONFIGS = {name: text for _, name, text in CONFIG.findall(PAGE)}
 def workplace(tmp_path_factory):
     """The examples, the files that the page makes, and its interventions as a project."""
     folder = tmp_path_factory.mktemp("studies")
-    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    made = shutil.ignore_patterns(".studies")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples", ignore=made)
     (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
     configs = folder / "configs"
