@@ -218,7 +218,7 @@ def summary(result: InterventionResult) -> dict[str, Any]:
         "p_value": impact.p_value,
         "mape_pre": impact.diagnostics.mape_pre,
         "max_abs_acf": impact.diagnostics.max_abs_acf,
-        "warnings": list(impact.warnings) + list(placebo.warnings if placebo else ()),
+        "warnings": list(result.study.warnings),
     }
 
 

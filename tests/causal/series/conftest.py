@@ -28,24 +28,6 @@ def make_series(*, n_pre=100, n_post=30, p=2, noise="independent", effect=0.0, s
     return observed, covariates
 
 
-def total_sd_of_true_model(kind, n_pre, n_post):
-    """Sd of the predicted post total with all variances known, the mean not; no covariates."""
-    phi, level_var = NOISES[kind]
-    t = np.arange(n_pre + n_post)
-    cov = phi ** np.abs(t[:, None] - t) / (1 - phi**2)
-    cov = cov + level_var * np.minimum(t[:, None], t)
-    inverse = np.linalg.inv(cov[:n_pre, :n_pre])
-    cross, ones = cov[n_pre:, :n_pre].sum(axis=0), np.ones(n_pre)
-    left = n_post - ones @ inverse @ cross
-    known = cov[n_pre:, n_pre:].sum() - cross @ inverse @ cross
-    return np.sqrt(known + left**2 / (ones @ inverse @ ones))
-
-
 @pytest.fixture
 def series():
     return make_series
-
-
-@pytest.fixture
-def true_total_sd():
-    return total_sd_of_true_model

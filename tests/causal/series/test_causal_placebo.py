@@ -90,16 +90,3 @@ def test_scale_and_shift_do_not_matter(series):
     base, scaled = placebo(observed, covariates), placebo(100 * observed - 7, 3 * covariates + 1)
     assert scaled.p_value == base.p_value
     assert scaled.effects == pytest.approx(100 * base.effects)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("noise", ["independent", "ar"])
-def test_p_rejects_at_its_level_on_null_series_with_disjoint_windows(series, noise):
-    n_series = 250
-    results = [
-        placebo(*long_series(series, p=1, noise=noise, seed=[seed, 23])) for seed in range(n_series)
-    ]
-    level = 1 / 21
-    rate = np.mean([result.p_value <= 0.05 for result in results])
-    assert rate <= level + 3.29 * np.sqrt(level * (1 - level) / n_series)
-    assert np.mean([result.is_one_sided for result in results]) <= 0.01
