@@ -11,13 +11,17 @@ from experiments_dagster.cli.numbers import interval, p_value, percent
 from experiments_dagster.config.intervention import TimeSeriesSpec
 from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.config.resolve import Experiment
+from experiments_dagster.frames.study_frames import not_ready
+from experiments_dagster.interventions.claim_tables import has_changed
 from experiments_dagster.interventions.estimate import read_summary
 from experiments_dagster.interventions.publish import read_study
+from experiments_dagster.interventions.study import Claim
 from experiments_dagster.looks.calendar import is_complete
 from experiments_dagster.looks.publish import last_peek
 from experiments_dagster.looks.recorded import recorded_looks
 from experiments_dagster.looks.records import Effect, Look
 from experiments_dagster.looks.take import deciding_look, open_ledger
+from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.storage.manifest import Manifest
 
 EVIDENCE = (
@@ -50,23 +54,39 @@ def status_document(
         look = looks[-1] if looks else last_peek(manifest.layout, experiment)
         rows.append(_experiment_row(experiment, looks, look))
     interventions = [
-        summary
+        _intervention_row(project, manifest, intervention)
         for slug, intervention in project.interventions.items()
-        if slug in wanted and (summary := _intervention_row(manifest, intervention)) is not None
+        if slug in wanted
     ]
     return {"experiments": rows, "interventions": interventions}
 
 
-def _intervention_row(manifest: Manifest, intervention: Intervention) -> dict[str, Any] | None:
-    """What is known of an intervention, or None; a study in its claim and first estimate."""
-    if isinstance(intervention.spec, TimeSeriesSpec):
-        return read_summary(manifest.layout, intervention.slug)
-    found = read_study(manifest.layout, intervention.slug)
+def _intervention_row(
+    project: Project, manifest: Manifest, intervention: Intervention
+) -> dict[str, Any]:
+    """What is known of an intervention: a study in its claim and first estimate.
+
+    `is_current` is false where data, table or configuration have changed since.
+    """
+    slug, is_series = intervention.slug, isinstance(intervention.spec, TimeSeriesSpec)
+    found = (read_summary if is_series else read_study)(manifest.layout, slug)
     if found is None:
-        return None
+        waits = None if is_series else not_ready(project, manifest, intervention)
+        return {
+            "intervention": slug,
+            "design": intervention.spec.design.kind,
+            "status": "waiting",
+            "claim": None,
+            "is_current": False,
+            "reason": waits or "it was not estimated yet",
+        }
+    is_current = not has_changed(intervention, manifest.head, found)
+    if is_series:
+        return {"design": "time_series", **found, "is_current": is_current}
     kept = ("intervention", "design", "method", "estimand", "status", "reason", "reason_detail")
-    row = {name: found[name] for name in (*kept, "claim", "cutoff", "warnings")}
-    return row | {"estimate": found["estimates"][0] if found["estimates"] else None}
+    row = {name: found[name] for name in (*kept, "claim", "cutoff", "version", "warnings")}
+    first = found["estimates"][0] if found["estimates"] else None
+    return row | {"estimate": first, "is_current": is_current}
 
 
 def _experiment_row(experiment: Experiment, looks: list[Look], look: Look | None) -> dict[str, Any]:
@@ -201,28 +221,29 @@ def reason_lines(document: dict[str, Any]) -> list[str]:
 
 def _intervention_line(summary: dict[str, Any]) -> str:
     """What an intervention shows, and whether it may be called an effect."""
-    slug, claim = summary["intervention"], summary["claim"]["status"]
-    if "total" not in summary:
-        found = summary["estimate"]
-        if found is None:
-            return f"{slug} (not randomised): not estimable: {summary['reason_detail']}"
-        return (
-            f"{slug} (not randomised): {claim}: {found['name']} {found['estimate']:+,.4g} "
-            f"{_limits(found['ci_low'], found['ci_high'])}; {summary['method']}"
-        )
+    head = f"{summary['intervention']} (not randomised)"
+    if summary["claim"] is None:
+        return f"{head}: waiting: {summary['reason']}"
+    claim = Claim(status=summary["claim"]["status"], clauses=())
+    older = "" if summary["is_current"] else "; older than its data or configuration"
+    if "total" in summary:
+        return f"{head}: {_series_words(summary, claim)}{older}"
+    found = summary["estimate"]
+    if found is None:
+        return f"{head}: not estimable: {summary['reason_detail']}{older}"
+    limits = (found["ci_low"], found["ci_high"])
+    shown = ", ".join("-" if limit is None else f"{limit:+,.4g}" for limit in limits)
+    name = called(found["name"], claim)
+    said = f"{claim.status}: {name} {found['estimate']:+,.4g} [{shown}]; {summary['method']}"
+    return f"{head}: {said}{older}"
+
+
+def _series_words(summary: dict[str, Any], claim: Claim) -> str:
     total = summary["total"]
     if total is None:
-        return f"{slug}: not estimable yet ({summary['reason']})"
+        return f"not estimable yet ({summary['reason']})"
     return (
-        f"{slug} (not randomised): {claim}: {total['estimate']:+,.0f} in total "
+        f"{claim.status}: {total['estimate']:+,.0f} in total "
         f"[{total['ci_low']:+,.0f}, {total['ci_high']:+,.0f}] against the counterfactual, "
         f"placebo p {p_value(summary['placebo_p_value'])}"
     )
-
-
-def _limits(low: float | None, high: float | None) -> str:
-    """An interval; an open side is infinite."""
-    if low is None and high is None:
-        return "(no interval)"
-    shown_low = "-inf" if low is None else f"{low:+,.4g}"
-    return f"[{shown_low}, {'inf' if high is None else f'{high:+,.4g}'}]"

@@ -157,6 +157,11 @@ def read_project(folder: Path) -> tuple[Project | None, list[ConfigIssue]]:
     experiments = _read_experiments(configs / "experiments", platform[0], metrics, issues)
     interventions = _read_interventions(configs / "interventions", platform[0], metrics, issues)
     bandits = _read_bandits(configs / "bandits", platform[0], metrics, issues)
+    for slug in sorted(experiments.keys() & interventions.keys()):
+        file = configs / "interventions" / f"{slug}.yaml"
+        rule = f"{slug!r} is an experiment too; reports and commands go by slug, so it must differ"
+        issues.append(ConfigIssue(file=file, line=None, path="", rule=rule))
+        del interventions[slug]
     project = Project(
         folder=folder,
         platform=platform[0],

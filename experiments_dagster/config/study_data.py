@@ -8,6 +8,7 @@ units    a row per unit
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -25,6 +26,18 @@ def _plain_moment(value: Any) -> Any:
         return dt.date.fromisoformat(value)
     msg = f"need a whole number such as a year, or a date such as 2026-01-31, got {value!r}"
     raise ValueError(msg)
+
+
+def refuse_two_roles(columns: Sequence[str]) -> None:
+    """A column has one role.
+
+    Raises:
+        ValueError: Naming those that stand twice.
+    """
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        msg = f"columns with two roles: {', '.join(twice)}"
+        raise ValueError(msg)
 
 
 Moment = Annotated[int | dt.date, BeforeValidator(_plain_moment)]
@@ -71,6 +84,15 @@ class SeriesFile(Spec):
     covariates: tuple[Column, ...] = ()
     frequency: Literal["daily", "weekly"] = "daily"
 
+    @model_validator(mode="after")
+    def _one_role_each(self) -> SeriesFile:
+        refuse_two_roles((self.date, self.outcome, *self.covariates))
+        taken = sorted({"treated", "event_day", "period_start"} & set(self.covariates))
+        if taken:
+            msg = f"a covariate cannot be called {', '.join(taken)}; rename the column"
+            raise ValueError(msg)
+        return self
+
 
 class PanelFile(Spec):
     """A row per unit and period in a file of the project folder.
@@ -116,6 +138,8 @@ class PanelFile(Spec):
         if self.unit is None and given[0] != "group":
             msg = f"{given[0]} needs a `unit` column"
             raise ValueError(msg)
+        who = (self.unit, self.group, self.is_treated, self.first_treated)
+        refuse_two_roles((self.time, self.outcome, *filter(None, who), *self.covariates))
         return self
 
 
@@ -181,12 +205,11 @@ class UnitsFile(Spec):
         if strange:
             msg = f"log names columns that are no covariates: {', '.join(strange)}"
             raise ValueError(msg)
-        roles = [self.outcome, *self.covariates, *self.placebo_outcomes]
-        roles += [column for column in (self.treated, self.running) if column]
-        twice = sorted({column for column in roles if roles.count(column) > 1})
-        if twice:
-            msg = f"columns with two roles: {', '.join(twice)}"
-            raise ValueError(msg)
+        who = filter(None, (self.unit, self.treated, self.running))
+        logs = [f"log {column}" for column in self.log]
+        known = [column for column in self.covariates if column not in self.log]
+        refuse_two_roles((self.outcome, *who, *known, *self.log, *self.placebo_outcomes))
+        refuse_two_roles((*known, *logs))
         return self
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from experiments_dagster.config.intervention import TimeSeriesSpec
 from experiments_dagster.config.project import Intervention, Project
+from experiments_dagster.config.resolve import canonical_hash
 from experiments_dagster.config.study_data import Series, SeriesFile
 from experiments_dagster.contracts.frames import validate_daily_series
 from experiments_dagster.frames.definitions import daily_series
@@ -42,6 +43,7 @@ class SeriesInfo:
     rows: int
     n_treated: int | None
     inputs: dict[str, str]
+    config_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,8 @@ def build_daily_series(
         frame, inputs, n_treated = _from_events(project, manifest, intervention, cutoff)
         step = 1
     validate_daily_series(frame, intervention.slug, step_days=step)
-    target = layout.frame("daily_series", intervention.slug) / f"{cutoff:06d}.parquet"
+    made_from = canonical_hash([inputs, intervention.config_hash])
+    target = layout.frame("daily_series", intervention.slug) / f"{cutoff:06d}-{made_from}.parquet"
     with staged(target, layout.staging) as temporary:
         frame.write_parquet(temporary, compression="zstd")
         digest = sha256_file(temporary)
@@ -123,6 +126,7 @@ def build_daily_series(
         rows=frame.height,
         n_treated=n_treated,
         inputs=inputs,
+        config_hash=intervention.config_hash,
     )
     pointer = layout.frame("daily_series", intervention.slug) / "current.json"
     write_bytes(pointer, canonical_json(asdict(info)))
@@ -163,6 +167,8 @@ def _from_file(
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The outcome as `treated` and the covariates under their own names."""
     path = intervention.files[0]
+    # Before it is read: an edit meanwhile then counts as news.
+    inputs = {path.name: sha256_file(path)}
     columns = [series.date, series.outcome, *series.covariates]
     try:
         table = read_table(path, columns, missing=MISSING_TEXT)
@@ -174,7 +180,12 @@ def _from_file(
     except ValueError as error:
         raise ContractError(f"daily_series of {intervention.slug}", {str(error): 1}) from None
     inside = pl.col("event_day").is_between(spec.pre.start, spec.post.end)
-    return frame.filter(inside), {path.name: sha256_file(path)}
+    frame = frame.filter(inside)
+    off = 0 if frame.is_empty() else (frame["event_day"][0] - spec.pre.start).days % 7
+    if series.frequency == "weekly" and off:
+        rule = f"weeks begin {off} days after those of pre.start {spec.pre.start}; must be the same"
+        raise ContractError(f"daily_series of {intervention.slug}", {rule: frame.height})
+    return frame, inputs
 
 
 def read_daily_series(layout: Layout, slug: str) -> DailySeries:

@@ -49,17 +49,24 @@ class EventReader:
         return day if landed.astimezone(zone).date() > day else day - DAY
 
     def group(self, group: Group) -> pl.DataFrame:
-        """The units of a group: one column, unit."""
+        """The units of a group: one column, unit.
+
+        Raises:
+            ValueError: None has landed.
+        """
         tables = self.manifest.tables(group.source, up_to=self.cutoff)
         files = [self.manifest.verified(table) for _, table in tables]
         self.inputs |= {table.path: table.sha256 for _, table in tables}
         if not files:
-            return pl.DataFrame({"unit": pl.Series([], dtype=pl.String)})
+            raise ValueError(_nobody(group))
         rows = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
         rows = rows.filter(pl.col("experiment") == group.experiment)
         if group.variants:
             rows = rows.filter(pl.col("variant").is_in(list(group.variants)))
-        return rows.select("unit").unique().collect()
+        found = rows.select("unit").unique().collect()
+        if found.is_empty():
+            raise ValueError(_nobody(group))
+        return found
 
     def windows(
         self, windows: Mapping[str, MetricWindow], metrics: Mapping[str, Metric]
@@ -95,6 +102,11 @@ class EventReader:
         partials = build_partials(self.project, self.manifest, source, up_to=self.cutoff)
         self.inputs |= partials.inputs
         return partials
+
+
+def _nobody(group: Group) -> str:
+    named = f" ({', '.join(group.variants)})" if group.variants else ""
+    return f"no unit of {group.experiment}{named} has landed in {group.source}"
 
 
 def missing_days(reader: EventReader, intervention: Intervention) -> str | None:

@@ -13,6 +13,7 @@ import polars as pl
 
 from experiments_dagster.config.intervention import PanelSpec, UnitSpec
 from experiments_dagster.config.project import Intervention, Project
+from experiments_dagster.config.resolve import canonical_hash
 from experiments_dagster.config.study_data import PanelEvents, UnitsEvents
 from experiments_dagster.contracts.studies import validate_panel, validate_units
 from experiments_dagster.frames.study_events import (
@@ -43,6 +44,7 @@ class StudyFrameInfo:
     has_units: bool
     inputs: dict[str, str]
     left_out: dict[str, int] = field(default_factory=dict)
+    config_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +75,19 @@ def build_study_frame(
     slug, layout = intervention.slug, manifest.layout
     reader = EventReader(project, manifest, cutoff)
     try:
+        # Before they are read: an edit meanwhile then counts as news.
+        files = {path.name: sha256_file(path) for path in intervention.files}
         rows, left_out = _read(reader, intervention)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ContractError(f"{NAME} of {slug}", {str(error): 1}) from None
     spec = intervention.spec
     is_panel = isinstance(spec, PanelSpec)
     if rows.is_empty():
         raise ContractError(f"{NAME} of {slug}", {"no unit": 0})
     (validate_panel if is_panel else validate_units)(rows, slug)
-    inputs = reader.inputs | {path.name: sha256_file(path) for path in intervention.files}
-    target = layout.frame(NAME, slug) / f"{cutoff:06d}-{_short_hash(inputs)}.parquet"
+    inputs = reader.inputs | files
+    made_from = canonical_hash([inputs, intervention.config_hash])
+    target = layout.frame(NAME, slug) / f"{cutoff:06d}-{made_from}.parquet"
     with staged(target, layout.staging) as temporary:
         rows.write_parquet(temporary, compression="zstd")
         digest = sha256_file(temporary)
@@ -96,6 +101,7 @@ def build_study_frame(
         has_units=not (isinstance(spec, PanelSpec) and getattr(spec.panel, "unit", "") is None),
         inputs=inputs,
         left_out=left_out,
+        config_hash=intervention.config_hash,
     )
     write_bytes(layout.frame(NAME, slug) / "current.json", canonical_json(asdict(info)))
     return StudyFrame(info=info, rows=rows)
@@ -133,9 +139,3 @@ def _outcome(intervention: Intervention) -> str:
         return spec.panel.outcome
     assert isinstance(spec, UnitSpec)
     return spec.units.outcome.metric if isinstance(spec.units, UnitsEvents) else spec.units.outcome
-
-
-def _short_hash(inputs: dict[str, str]) -> str:
-    import hashlib
-
-    return hashlib.sha256(canonical_json(inputs)).hexdigest()[:12]

@@ -46,12 +46,12 @@ def read_panel_file(
     ]
     columns = [panel.time, panel.outcome, *kept]
     columns += [column for column in (panel.unit, who) if column is not None]
-    table = read_table(path, columns, missing=MISSING_TEXT)
+    table = read_table(path, columns, missing=MISSING_TEXT, text=(panel.unit,))
     width = len(str(table.height))
     unit = (
         pl.int_range(pl.len()).cast(pl.String).str.zfill(width)
         if panel.unit is None
-        else pl.col(panel.unit).cast(pl.String)
+        else _names(table, panel.unit)
     )
     rows = table.select(
         unit.alias("unit"),
@@ -60,16 +60,23 @@ def read_panel_file(
         *([_who(path, table, panel, who).alias("who")] if who else []),
         *(numbers(path, table, column).alias(f"x.{column}") for column in kept),
     )
-    rows = _inside(path, rows, panel)
-    left_out = {
-        "no unit or time": rows.filter(pl.any_horizontal(pl.col("unit", "time").is_null())).height,
-        f"{panel.outcome} is missing": rows.filter(pl.col("outcome").is_null()).height,
-    }
-    rows = rows.drop_nulls(["unit", "time", "outcome"])
+    placed = rows.drop_nulls(["unit", "time"])
+    left_out = {"no unit or time": rows.height - placed.height}
+    placed = _inside(path, placed, panel)
+    rows = placed.drop_nulls("outcome")
+    left_out[f"{panel.outcome} is missing"] = placed.height - rows.height
     if rows.is_empty():
         _refuse(path, panel.outcome, "has no value in the panel")
+    n_repeated = rows.height - rows.select("unit", "time").n_unique()
+    if n_repeated:
+        _refuse(path, panel.time, f"{n_repeated} rows repeat a unit and period, need one row each")
     times = rows["time"].unique().sort()
-    first = _first_treated(path, rows, panel, times)
+    # Who is treated from when stands in rows without an outcome as well.
+    first = _first_treated(path, placed, panel, times).join(
+        rows.select("unit"), on="unit", how="semi"
+    )
+    if first["first_treated"].null_count() == first.height:
+        _refuse(path, str(panel.unit or panel.group), "nobody is treated inside the panel")
     index = pl.DataFrame({"time": times, "period": range(len(times))})
     frame = (
         rows.join(index, on="time", how="left")
@@ -96,7 +103,9 @@ def read_units_file(path: Path, units: UnitsFile) -> tuple[pl.DataFrame, dict[st
     """
     named = [units.unit, units.treated, units.running]
     columns = [units.outcome, *units.covariates, *units.placebo_outcomes]
-    table = read_table(path, [*columns, *filter(None, named)], missing=MISSING_TEXT)
+    table = read_table(
+        path, [*columns, *filter(None, named)], missing=MISSING_TEXT, text=(units.unit,)
+    )
     n_file = table.height
     left_out: dict[str, int] = {}
     if units.treated is not None and units.treatment is not None:
@@ -116,13 +125,8 @@ def read_units_file(path: Path, units: UnitsFile) -> tuple[pl.DataFrame, dict[st
         parts.append(numbers(path, table, column).alias(f"placebo.{column}"))
     rows = table.select(parts)
     if units.running is not None:
-        low = -float("inf") if units.minimum is None else units.minimum
-        high = float("inf") if units.maximum is None else units.maximum
-        inside = rows.filter(pl.col("running").is_between(low, high))
-        outside = rows.height - inside.height - rows["running"].null_count()
-        left_out[f"{units.running} outside {low:g} to {high:g}"] = outside
-        rows = rows.filter(pl.col("running").is_between(low, high) | pl.col("running").is_null())
-    n_repeated = rows.height - rows["unit"].n_unique()
+        rows = _within_limits(path, rows, units, left_out)
+    n_repeated = rows["unit"].drop_nulls().len() - rows["unit"].drop_nulls().n_unique()
     if n_repeated:
         _refuse(path, str(units.unit), f"{n_repeated} rows repeat a unit, need one row per unit")
     # At a cutoff covariates and placebo outcomes only refute: a unit without one still counts.
@@ -132,6 +136,21 @@ def read_units_file(path: Path, units: UnitsFile) -> tuple[pl.DataFrame, dict[st
     if whole.is_empty():
         _refuse(path, units.outcome, "no row has all values")
     return whole, {reason: n for reason, n in left_out.items() if n}
+
+
+def _within_limits(
+    path: Path, rows: pl.DataFrame, units: UnitsFile, left_out: dict[str, int]
+) -> pl.DataFrame:
+    """Rows whose running variable lies inside the limits; those without one are counted later."""
+    low = -float("inf") if units.minimum is None else units.minimum
+    high = float("inf") if units.maximum is None else units.maximum
+    is_inside = pl.col("running").is_between(low, high)
+    n_inside = rows.filter(is_inside).height
+    if not n_inside:
+        _refuse(path, str(units.running), f"has no value from {low:g} to {high:g}")
+    n_outside = rows.height - n_inside - rows["running"].null_count()
+    left_out[f"{units.running} outside {low:g} to {high:g}"] = n_outside
+    return rows.filter(is_inside | pl.col("running").is_null())
 
 
 def _inside(path: Path, rows: pl.DataFrame, panel: PanelFile) -> pl.DataFrame:
@@ -184,9 +203,12 @@ def _first_treated(
         if n:
             _refuse(path, str(panel.first_treated), f"{n} units have several values, need one")
         found = rows.group_by("unit").agg(begin.first().alias("begin"))
+        if found["begin"].null_count() < found.height and (
+            found["begin"].dtype.is_integer() != times.dtype.is_integer()
+        ):
+            kind = "whole numbers" if times.dtype.is_integer() else "dates"
+            _refuse(path, str(panel.first_treated), f"must be {kind} as {panel.time} is")
         found = _indexed(found, times)
-    if found["first_treated"].null_count() == found.height:
-        _refuse(path, str(panel.unit or panel.group), "nobody is treated inside the panel")
     return found
 
 
@@ -210,8 +232,12 @@ def _who(path: Path, table: pl.DataFrame, panel: PanelFile, column: str) -> pl.E
     if panel.first_treated is None:
         return _zero_or_one(path, table, column)
     if table[column].dtype.is_numeric():
+        # What is not finite stands for never, as 0 does.
         finite = pl.when(pl.col(column).cast(pl.Float64).is_finite()).then(pl.col(column))
-        whole = finite.cast(pl.Int64, strict=False)
+        n_broken = table.select((finite % 1 != 0).sum()).item()
+        if n_broken:
+            _refuse(path, column, f"{n_broken} values are no whole numbers such as years")
+        whole = finite.cast(pl.Int64)
         return pl.when(whole != 0).then(whole).otherwise(None)
     return moments(path, table, column)
 
@@ -229,9 +255,11 @@ def _zero_or_one(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
 def moments(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
     """Whole numbers such as years, or dates."""
     series = table[column]
-    if series.dtype.is_temporal():
+    if series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
         return pl.col(column).cast(pl.Date)
     if series.dtype.is_integer():
+        if series.cast(pl.Int64, strict=False).null_count() > series.null_count():
+            _refuse(path, column, "holds numbers too large for a period")
         return pl.col(column).cast(pl.Int64)
     if series.dtype.is_float():
         if (series.drop_nulls() % 1 != 0).any():
@@ -249,7 +277,7 @@ def moments(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
 def numbers(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
     """Finite numbers, null where missing."""
     series = table[column]
-    if series.dtype == pl.Null:
+    if series.null_count() == len(series):
         return pl.lit(None, pl.Float64)
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         _refuse(path, column, f"must be numbers, it has type {series.dtype}")
@@ -261,9 +289,17 @@ def numbers(path: Path, table: pl.DataFrame, column: str) -> pl.Expr:
 
 def _unit_names(table: pl.DataFrame, units: UnitsFile) -> pl.Expr:
     if units.unit is not None:
-        return pl.col(units.unit).cast(pl.String).alias("unit")
+        return _names(table, units.unit).alias("unit")
     width = len(str(table.height))
     return pl.int_range(pl.len()).cast(pl.String).str.zfill(width).alias("unit")
+
+
+def _names(table: pl.DataFrame, column: str) -> pl.Expr:
+    """Names of units as text; whole numbers that were saved as 17.0 are 17."""
+    series = table[column]
+    if series.dtype.is_float() and not (series.drop_nulls() % 1 != 0).any():
+        return pl.col(column).cast(pl.Int64).cast(pl.String)
+    return pl.col(column).cast(pl.String)
 
 
 def _two_arms(path: Path, table: pl.DataFrame, units: UnitsFile) -> pl.DataFrame:
@@ -286,12 +322,13 @@ def _treated(path: Path, table: pl.DataFrame, units: UnitsFile) -> pl.Expr:
 def _encoded(path: Path, table: pl.DataFrame, column: str) -> list[pl.Expr]:
     """Numbers as they are; text as one 0/1 column per value but the most frequent."""
     series = table[column]
-    if series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null):
+    is_empty = series.null_count() == len(series)
+    if series.dtype.is_numeric() or series.dtype == pl.Boolean or is_empty:
         return [numbers(path, table, column).alias(f"x.{column}")]
-    text = series.cast(pl.String)
+    text = series.cast(pl.String).rename("level")
     counts = text.drop_nulls().value_counts(sort=True, name="n")
     # Equal counts are told apart by name, so that the base does not depend on the row order.
-    levels = counts.sort(["n", column], descending=[True, False])[column].to_list()
+    levels = counts.sort(["n", "level"], descending=[True, False])["level"].to_list()
     if len(levels) > MOST_LEVELS:
         _refuse(path, column, f"has {len(levels)} values, at most {MOST_LEVELS} become columns")
     if len(levels) < 2:  # noqa: PLR2004

@@ -21,13 +21,19 @@ from experiments_dagster.config.intervention import TimeSeriesSpec
 from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.config.study_data import SeriesFile
 from experiments_dagster.frames.series import DailySeries, time_series_spec
+from experiments_dagster.interventions.claim_tables import (
+    file_hashes,
+    has_changed,
+    refuse_older_frame,
+    version_of,
+    write_claim_tables,
+)
 from experiments_dagster.interventions.designs.time_series import fit_time_series, study_of_fit
 from experiments_dagster.interventions.series_data import FloatArray, SeriesData
-from experiments_dagster.interventions.study import Study
+from experiments_dagster.interventions.study import Study, study_document
 from experiments_dagster.reporting.numbers import plural
 from experiments_dagster.storage.atomic import (
     canonical_json,
-    sha256_file,
     staged,
     write_bytes,
 )
@@ -47,6 +53,7 @@ class InterventionResult:
 
     intervention: Intervention
     cutoff: int
+    version: str
     n_treated: int | None
     inputs: dict[str, str]
     starts: tuple[dt.date, ...]
@@ -84,15 +91,18 @@ def estimate_intervention(intervention: Intervention, series: DailySeries) -> In
 
     Raises:
         TypeError: The intervention has another design than a time series.
+        ValueError: The configuration was edited since the series was built.
     """
-    spec = time_series_spec(intervention)
+    spec, info = time_series_spec(intervention), series.info
+    refuse_older_frame(intervention, info.config_hash)
     data = series_data(intervention, series)
     fit = fit_time_series(data, spec)
     return InterventionResult(
         intervention=intervention,
-        cutoff=series.info.cutoff,
-        n_treated=series.info.n_treated,
-        inputs=series.info.inputs,
+        cutoff=info.cutoff,
+        version=version_of(info.cutoff, info.sha256, intervention),
+        n_treated=info.n_treated,
+        inputs=info.inputs,
         starts=data.dates,
         observed=tuple(float(value) for value in data.observed),
         impact=fit.impact,
@@ -141,15 +151,12 @@ def due_series(project: Project, manifest: Manifest) -> list[str]:
         if not isinstance(intervention.spec, TimeSeriesSpec):
             continue
         done = read_summary(manifest.layout, slug)
-        # Summaries of older versions have no hash: they are made anew once.
-        if done is not None and done.get("config_hash") != intervention.config_hash:
-            done = None
         if intervention.files:
-            inputs = {path.name: sha256_file(path) for path in intervention.files}
-            is_new = done is None or done["inputs"] != inputs
+            can_be_made = file_hashes(intervention) is not None
         else:
-            is_new = bool(manifest.head) and (done is None or done["cutoff"] != manifest.head)
-        if is_new:
+            can_be_made = bool(manifest.head)
+        is_new = done is None or has_changed(intervention, manifest.head, done)
+        if can_be_made and is_new:
             due.append(slug)
     return due
 
@@ -195,6 +202,7 @@ def summary(result: InterventionResult) -> dict[str, Any]:
         "claim": {"status": claim.status, "clauses": list(claim.clauses)},
         "refutations": _refutations(result.study),
         "cutoff": result.cutoff,
+        "version": result.version,
         "inputs": result.inputs,
         "config_hash": result.intervention.config_hash,
         "code_version": __version__,
@@ -225,14 +233,19 @@ def summary(result: InterventionResult) -> dict[str, Any]:
 def write_impact(layout: Layout, result: InterventionResult) -> dict[str, Any]:
     """Write the result tables and return the summary."""
     slug, document = result.intervention.slug, summary(result)
+    version = result.version
     if result.impact is not None:
-        target = layout.results("impact_series", slug) / f"{result.cutoff:06d}.parquet"
-        series = impact_series(result, result.impact)
+        target = layout.results("impact_series", slug) / f"{version}.parquet"
+        series = impact_series(result, result.impact).with_columns(
+            pl.lit(result.cutoff).alias("cutoff"), pl.lit(version).alias("version")
+        )
         with staged(target, layout.staging) as temporary:
-            series.with_columns(pl.lit(result.cutoff).alias("cutoff")).write_parquet(
-                temporary, compression="zstd"
-            )
-    write_bytes(layout.results("impact", slug) / "current.json", canonical_json(document))
+            series.write_parquet(temporary, compression="zstd")
+    study = study_document(result.study)
+    write_claim_tables(layout, slug, study, cutoff=result.cutoff, version=version)
+    folder = layout.results("impact", slug)
+    write_bytes(folder / f"{version}.json", canonical_json(document))
+    write_bytes(folder / "current.json", canonical_json(document))
     return document
 
 

@@ -1,12 +1,9 @@
 """The study of a published frame: result tables, document, report; and which studies are due.
 
-    results/causal_effect/<slug>/current.json           the newest document
-    results/causal_effect/<slug>/<version>.json         every document there was
-    results/causal_estimates/<slug>/<version>.parquet   a row per estimate
-    results/causal_refutations/<slug>/<version>.parquet a row per refutation
-
-A version is the cut-off and a hash of frame and configuration: the same inputs give the same
-version, and nothing is written over with other numbers.
+results/causal_effect/<slug>/current.json           the newest document
+results/causal_effect/<slug>/<version>.json         every document there was
+results/causal_estimates/<slug>/<version>.parquet   a row per estimate
+results/causal_refutations/<slug>/<version>.parquet a row per refutation
 """
 
 from __future__ import annotations
@@ -16,50 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from experiments_dagster import __version__
 from experiments_dagster.config.intervention import PanelSpec, TimeSeriesSpec, UnitSpec
 from experiments_dagster.config.project import Intervention, Project
-from experiments_dagster.config.resolve import canonical_hash
 from experiments_dagster.frames.series import read_daily_series
 from experiments_dagster.frames.study_frames import StudyFrame, not_ready, read_study_frame
 from experiments_dagster.frames.study_tables import describe_left_out
+from experiments_dagster.interventions.claim_tables import (
+    file_hashes,
+    has_changed,
+    refuse_older_frame,
+    version_of,
+    write_claim_tables,
+)
 from experiments_dagster.interventions.designs import study_of_panel, study_of_units
 from experiments_dagster.interventions.estimate import due_series, estimate_intervention
 from experiments_dagster.interventions.report import publish_intervention_report
-from experiments_dagster.interventions.study import Claim, Study, study_document
+from experiments_dagster.interventions.study import Study, study_document
 from experiments_dagster.interventions.study_data import panel_of, units_of
 from experiments_dagster.reporting.study_report import StudyRecord, render_study_report
 from experiments_dagster.storage.atomic import (
     canonical_json,
-    sha256_file,
-    staged,
     write_bytes,
 )
 from experiments_dagster.storage.layout import Layout
 from experiments_dagster.storage.manifest import Manifest
 
 NAME = "causal_effect"
-CLAIM: dict[str, Any] = {
-    "intervention": pl.String,
-    "cutoff": pl.Int64,
-    "version": pl.String,
-    "claim": pl.String,
-}
-ESTIMATES: dict[str, Any] = {
-    **dict.fromkeys(("name", "method"), pl.String),
-    **dict.fromkeys(("estimate", "std_error", "ci_low", "ci_high"), pl.Float64),
-    **dict.fromkeys(("confidence_level", "p_value"), pl.Float64),
-    **dict.fromkeys(("unit", "reason"), pl.String),
-}
-REFUTATIONS: dict[str, Any] = {
-    "name": pl.String,
-    "passed": pl.Boolean,
-    "severity": pl.String,
-    **dict.fromkeys(("value", "threshold"), pl.Float64),
-    "message": pl.String,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +59,7 @@ class StudyResult:
     def version(self) -> str:
         """Names these numbers."""
         info = self.frame.info
-        return f"{info.cutoff:06d}-{canonical_hash([info.sha256, self.config_hash])}"
+        return version_of(info.cutoff, info.sha256, self.intervention)
 
 
 def run_study(intervention: Intervention, frame: StudyFrame) -> StudyResult:
@@ -87,8 +67,10 @@ def run_study(intervention: Intervention, frame: StudyFrame) -> StudyResult:
 
     Raises:
         TypeError: A time series, which has a frame of its own.
+        ValueError: The configuration was edited since the frame was built.
     """
     spec, info = intervention.spec, frame.info
+    refuse_older_frame(intervention, info.config_hash)
     if isinstance(spec, PanelSpec):
         panel = panel_of(frame.rows, has_units=info.has_units, outcome_name=info.outcome)
         study = study_of_panel(panel, spec.design)
@@ -104,7 +86,6 @@ def run_study(intervention: Intervention, frame: StudyFrame) -> StudyResult:
 def write_study(layout: Layout, result: StudyResult) -> dict[str, Any]:
     """Write tables and document, and return the document."""
     slug, version, study = result.intervention.slug, result.version, result.study
-    claim: Claim = study.claim
     head: dict[str, Any] = {
         "intervention": slug,
         "cutoff": result.frame.info.cutoff,
@@ -116,17 +97,7 @@ def write_study(layout: Layout, result: StudyResult) -> dict[str, Any]:
     }
     document = head | study_document(study)
     document["warnings"] += describe_left_out(result.frame.info.left_out)
-    constant = {name: head[name] for name in ("intervention", "cutoff", "version")}
-    constant["claim"] = claim.status
-    tables: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-        "causal_estimates": (document["estimates"], ESTIMATES),
-        "causal_refutations": (document["refutations"], REFUTATIONS),
-    }
-    for name, (rows, schema) in tables.items():
-        table = pl.DataFrame([constant | row for row in rows], schema=CLAIM | schema)
-        target = layout.results(name, slug) / f"{version}.parquet"
-        with staged(target, layout.staging) as temporary:
-            table.write_parquet(temporary, compression="zstd")
+    write_claim_tables(layout, slug, document, cutoff=head["cutoff"], version=version)
     folder = layout.results(NAME, slug)
     write_bytes(folder / f"{version}.json", canonical_json(document))
     write_bytes(folder / "current.json", canonical_json(document))
@@ -188,19 +159,12 @@ def due_studies(project: Project, manifest: Manifest) -> list[str]:
         if isinstance(intervention.spec, TimeSeriesSpec):
             continue
         done = read_study(manifest.layout, slug)
-        if done is not None and not _has_changed(intervention, manifest, done):
+        if done is not None and not has_changed(intervention, manifest.head, done):
             continue
-        if intervention.files or (
-            manifest.head and not_ready(project, manifest, intervention) is None
-        ):
+        if intervention.files:
+            # A table that is gone is the configuration's mistake, and named when it is loaded.
+            if file_hashes(intervention) is not None:
+                due.append(slug)
+        elif manifest.head and not_ready(project, manifest, intervention) is None:
             due.append(slug)
     return due
-
-
-def _has_changed(intervention: Intervention, manifest: Manifest, done: dict[str, Any]) -> bool:
-    if done["config_hash"] != intervention.config_hash:
-        return True
-    if intervention.files:
-        hashes = {path.name: sha256_file(path) for path in intervention.files}
-        return bool(done["inputs"] != hashes)
-    return bool(done["cutoff"] != manifest.head)

@@ -28,6 +28,7 @@ RESULT_TABLES = (
     "causal_estimates",
     "causal_refutations",
 )
+VERSIONED = frozenset({"impact_series", "causal_estimates", "causal_refutations"})
 FRAMES = ("user_frame", "ratio_frame")
 # Metrics that decide alone, and all others of the plan: success, guardrail, secondary. The empty
 # table brings the column `analysis` to effects that were written before there was one.
@@ -61,8 +62,26 @@ def result_tables(layout: Layout) -> dict[str, str]:
         # Looks of many experiments that were published together have one file per table.
         files += sorted((layout.root / "results" / "nights").glob(f"*/{name}.parquet"))
         if files:
-            tables[name] = f"SELECT * FROM {_parquet(files)}"
+            rows = _parquet(files)
+            tables[name] = (
+                _with_current(layout, rows) if name in VERSIONED else f"SELECT * FROM {rows}"
+            )
     return tables | (EFFECT_VIEWS if "effect_estimates" in tables else {})
+
+
+def _with_current(layout: Layout, rows: str) -> str:
+    """Every version of the interventions' rows, and whether it is the newest."""
+    current = [
+        json.loads(path.read_bytes()).get("version", "")
+        for result in ("impact", "causal_effect")
+        for path in sorted((layout.root / "results" / result).glob("*/current.json"))
+    ]
+    listed = ", ".join(quote_text(version) for version in current) or "''"
+    # Rows that were written before there were versions have none.
+    versioned = (
+        f"SELECT * FROM {rows} UNION ALL BY NAME SELECT NULL::VARCHAR AS version WHERE false"
+    )
+    return f"SELECT *, coalesce(version IN ({listed}), false) AS is_current FROM ({versioned})"
 
 
 def published_frames(layout: Layout) -> dict[tuple[str, str], str]:

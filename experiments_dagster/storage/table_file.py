@@ -12,7 +12,11 @@ MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", ".")
 
 
 def read_table(
-    path: Path, columns: Sequence[str], *, missing: Sequence[str] = ("",)
+    path: Path,
+    columns: Sequence[str],
+    *,
+    missing: Sequence[str] = ("",),
+    text: Sequence[str | None] = (),
 ) -> pl.DataFrame:
     """Some columns of a Parquet or CSV file.
 
@@ -20,6 +24,7 @@ def read_table(
         path: The file.
         columns: Their names; a name that stands twice is read once.
         missing: What stands in a CSV for a value that is not there.
+        text: Columns of a CSV that stay text, such as ids with leading zeros.
 
     Raises:
         ValueError: Unknown file type, no such file, or a column is missing.
@@ -30,7 +35,12 @@ def read_table(
     try:
         # All rows of a CSV decide on its types: a late 1.5 after a thousand integers is no error.
         table = (
-            pl.scan_csv(path, infer_schema_length=None, null_values=list(missing))
+            pl.scan_csv(
+                path,
+                infer_schema_length=None,
+                null_values=list(missing),
+                schema_overrides={column: pl.String for column in text if column is not None},
+            )
             if path.suffix == ".csv"
             else pl.scan_parquet(path)
         )

@@ -210,7 +210,9 @@ def test_a_group_that_never_landed_breaks_the_contract(landed):
     path = project.folder / "configs" / "interventions" / "panel.yaml"
     path.write_text(path.read_text().replace("experiment: spring", "experiment: autumn"))
     project = load_project(project.folder)
-    with pytest.raises(ContractError, match="somebody is treated"):
+    with pytest.raises(
+        ContractError, match="no unit of autumn \\(targeted\\) has landed in exposures"
+    ):
         built(project, "panel")
 
 
