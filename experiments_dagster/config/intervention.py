@@ -137,11 +137,14 @@ class UpliftDesign(Spec):
     """Who responds: effects per unit, judged on units that no fit has seen.
 
     `treated_share` is the known probability of treatment where it was randomised; without it the
-    propensity is estimated.
+    propensity is estimated. `base` is the model of outcomes and effect: `boosted` finds effects
+    that are no line in the covariates and needs the extra [uplift]; the default is `linear`, since
+    it must not depend on what is installed.
     """
 
     kind: Literal["uplift"]
     learner: Literal["s", "t", "x", "r", "dr"] = "dr"
+    base: Literal["linear", "ridge", "boosted"] = "linear"
     treated_share: Fraction | None = None
     top_share: Fraction = 0.2
     folds: Annotated[int, Field(strict=True, ge=2, le=20)] = 5

@@ -1,6 +1,7 @@
 """The verb `uplift` on files: what it prints, what it writes, and what it will not write."""
 
 import json
+import sys
 
 import numpy as np
 import polars as pl
@@ -108,6 +109,24 @@ def test_scores_are_a_row_per_unit(different, tmp_path, suffix):
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_scores_of_trees_have_no_limits_and_say_why(different, tmp_path):
+    target = tmp_path / "scores.parquet"
+    arguments = ("--base", "boosted", "--learner", "s", "--folds", "2", "--scores-out", target)
+    result = run(different, "--json", *arguments)
+    assert study_of(result.stdout)["method"].startswith("S-learner, boosted trees")
+    assert "boosted trees have no standard error" in " ".join(result.stderr.split())
+    scores = pl.read_parquet(target)
+    assert scores["ci_low"].dtype == pl.Float64
+    assert scores["ci_low"].null_count() == scores["ci_high"].null_count() == scores.height
+    assert scores["predicted_effect"].n_unique() > 20
+
+
+def test_trees_without_their_extra_end_with_two(different, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    words = " ".join(run(different, "--base", "boosted", code=2).stderr.split())
+    assert "need the extra [uplift]: pip install 'experiments-dagster[uplift]'" in words
+
+
 def test_no_scores_without_proof(alike, tmp_path):
     target = tmp_path / "scores.csv"
     result = run(alike, "--json", "--scores-out", target, code=5)
@@ -141,6 +160,7 @@ def test_what_cannot_be_estimated_ends_with_five(tmp_path):
     ("arguments", "words"),
     [
         (("--learner", "q"), "--learner 'q'"),
+        (("--base", "forest"), "--base 'forest'"),
         (("--folds", "1"), "--folds 1"),
         (("--top-share", "1.5"), "--top-share 1.5"),
         (("--scores-out", "scores.xlsx"), "--scores-out scores.xlsx"),

@@ -1,6 +1,6 @@
 """Who responds: S-, T-, X-, R- and DR-learners of the effect at x (METHODS 11.10).
 
-    S    one model of Y on (X, T):  τ(x) = μ(x, 1) − μ(x, 0); constant with a linear base
+    S    one model of Y on (X, T):  τ(x) = μ(x, 1) − μ(x, 0); constant with a linear or ridge base
     T    two models:                τ(x) = μ₁(x) − μ₀(x)
     X    D¹ = Y − μ₀(x) in T and D⁰ = μ₁(x) − Y in C, each regressed on x;
          τ(x) = g(x)τ₀(x) + (1 − g(x))τ₁(x),  g = e
@@ -14,8 +14,11 @@ regression once more inside those folds. For the test of heterogeneity each fold
 by the folds before it alone. Without keys the fit is to the units themselves: a description, which
 the proofs refuse.
 
-Intervals exist for the linear base: normal, with HC2 errors of the coefficients. They are of the
-mean effect among units with the same x if it is linear in x, never of one person's effect.
+The base is one kind of model for outcomes and effect: a linear or a ridge regression, or boosted
+trees (`boosted`), which find effects that are no line in the covariates.
+
+Intervals exist for the linear base alone: normal, with HC2 errors of the coefficients. They are of
+the mean effect among units with the same x if it is linear in x, never of one person's effect.
 
 What does not belong here: whether the differences are real (`heterogeneity_proof`), what acting
 on them is worth (`policy_value`), and curves (`uplift_curves`).
@@ -29,12 +32,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments_dagster.causal.series.records import FloatArray, refuse_non_finite
+from experiments_dagster.causal.units.boosted import boosted_base
 from experiments_dagster.causal.units.doubly_robust import (
     FitOutcome,
     Nuisances,
@@ -67,7 +71,7 @@ from experiments_dagster.stats.methods.units.cross_fitted import fit_ridge
 from experiments_dagster.stats.methods.units.interacted import unit_column
 
 Learner = Literal["s", "t", "x", "r", "dr"]
-Base = Literal["linear", "ridge"]
+Base = Literal["linear", "ridge", "boosted"]
 # From features (n, p), a target (n,) and weights (n,) to a function from features to predictions.
 FitWeighted = Callable[[FloatArray, FloatArray, FloatArray], Predict]
 # From rows (m, p) and their propensities (m,) to effects (m,).
@@ -75,10 +79,13 @@ PredictEffect = Callable[[FloatArray, FloatArray], FloatArray]
 
 MIN_UNITS = 100  # per arm and fold
 INNER_SEED = 0x9E3779B9  # another split of the same keys
-BASES: dict[Base, FitOutcome] = {"linear": fit_least_squares, "ridge": fit_ridge}
-WEIGHTED: dict[Base, FitWeighted] = {
-    "linear": partial(fit_weighted_ridge, penalty=0.0),
-    "ridge": fit_weighted_ridge,
+LINEAR: dict[str, tuple[FitOutcome, FitWeighted]] = {
+    "linear": (fit_least_squares, partial(fit_weighted_ridge, penalty=0.0)),
+    "ridge": (fit_ridge, fit_weighted_ridge),
+}
+NO_INTERVAL = {
+    "ridge": "the penalty moves predicted effects towards each other by an unknown amount",
+    "boosted": "boosted trees have no standard error at given covariates",
 }
 
 
@@ -98,7 +105,7 @@ class UpliftFit:
     proof compares `effects`. `early_effects` (m,) are those of the units of folds 1, 2, .. by a
     model of the folds before theirs. `fold_of` and `early_effects` are None, and `models` holds
     one, where the fit saw the units it predicts. `average` is the AIPW effect over all units.
-    Errors and limits are None for a base other than linear.
+    Errors and limits are None for a base other than linear; `no_interval` says why.
     """
 
     learner: Learner
@@ -117,6 +124,13 @@ class UpliftFit:
 
     def __post_init__(self) -> None:
         refuse_non_finite(self)
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why effects have no errors; None where they have."""
+        if self.std_errors is not None:
+            return None
+        return NO_INTERVAL.get(self.base, "the model given has no standard error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +179,10 @@ def fit_uplift(
             estimates them.
         unit_keys: Text or integers, shape (n,), for the folds; None fits in sample.
         folds: At least 2.
-        seed: Of the folds.
-        base: `linear`, `ridge` (penalty by generalised cross-validation), or a model of your own,
-            such as boosted trees: it serves the outcomes and the effect.
+        seed: Of the folds and of what a base draws.
+        base: `linear`, `ridge` (penalty by generalised cross-validation), `boosted` (trees, with
+            the extra [uplift]), or a model of your own: it serves the outcomes and the effect.
+            The default does not depend on what is installed.
         fit_weighted: The R-learner's model of the effect; needed beside a base of your own.
         fit_treatment: Propensity model where it is estimated; default logistic.
         alpha: Two-sided level of the intervals.
@@ -175,8 +190,9 @@ def fit_uplift(
     Raises:
         EstimationError: N_TOO_SMALL below 100 units of an arm in a fold; NO_OVERLAP,
             SINGULAR_DESIGN, NON_FINITE_INPUT, EMPTY_ARM, ZERO_VARIANCE.
-        ValueError: Shapes differ, no covariate, fewer than 2 folds, or an R-learner whose base
-            takes no weights.
+        ValueError: Shapes differ, no covariate, fewer than 2 folds, an unknown base, or an
+            R-learner whose base takes no weights.
+        ModuleNotFoundError: `boosted` without scikit-learn.
 
     References:
         Künzel et al. 2019; Nie & Wager 2021; Kennedy 2023; METHODS 11.10.
@@ -194,8 +210,7 @@ def fit_uplift(
         msg = f"{units.covariates.shape[1]} covariates, {folds} folds; need at least 1 and 2"
         raise ValueError(msg)
     known = None if propensity is None else known_propensity(propensity, len(units.y))
-    outcome_model = BASES[base] if isinstance(base, str) else base
-    weighted_model = _weighted_model(learner, base, fit_weighted)
+    outcome_model, weighted_model = _models(learner, base, fit_weighted, seed)
     fold_of = inner_of = None
     if unit_keys is not None:
         fold_of = checked_folds(unit_keys, len(units.y), folds=folds, seed=seed)
@@ -364,19 +379,30 @@ def _single_model(units: Units, fit: FitOutcome, *, is_linear: bool) -> EffectMo
     return EffectModel(predict=predict, std_error=lambda rows: np.full(len(rows), error))
 
 
-def _weighted_model(
-    learner: Learner, base: Base | FitOutcome, fit_weighted: FitWeighted | None
-) -> FitWeighted | None:
-    """The R-learner's second step, which no other learner has."""
+def _models(
+    learner: Learner, base: Base | FitOutcome, fit_weighted: FitWeighted | None, seed: int
+) -> tuple[FitOutcome, FitWeighted | None]:
+    """Model of outcomes and effect, and the R-learner's second step, which no other has."""
+    if learner != "r" and fit_weighted is not None:
+        msg = f"fit_weighted is the R-learner's; learner is {learner!r}"
+        raise ValueError(msg)
+    weighted: FitWeighted | None
+    if callable(base):
+        fit, weighted = base, None
+    elif base == "boosted":
+        fit, weighted = boosted_base(seed)
+    elif base in LINEAR:
+        fit, weighted = LINEAR[base]
+    else:
+        msg = f"base is {base!r}; need {', '.join(get_args(Base))}, or a model of your own"
+        raise ValueError(msg)
     if learner != "r":
-        if fit_weighted is not None:
-            msg = f"fit_weighted is the R-learner's; learner is {learner!r}"
-            raise ValueError(msg)
-        return None
-    if fit_weighted is None and not isinstance(base, str):
+        return fit, None
+    chosen = fit_weighted or weighted
+    if chosen is None:
         msg = "learner 'r' with a base of your own: pass fit_weighted, its model that takes weights"
         raise ValueError(msg)
-    return WEIGHTED[base] if fit_weighted is None and isinstance(base, str) else fit_weighted
+    return fit, chosen
 
 
 def _residual_model(

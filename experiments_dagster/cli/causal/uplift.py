@@ -17,7 +17,7 @@ from experiments_dagster.cli.causal.options import (
     StudyOutputs,
     listed,
 )
-from experiments_dagster.cli.output import AsJson, OutJson, OutMd, exit_codes
+from experiments_dagster.cli.output import AsJson, OutJson, OutMd, exit_codes, warn
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -44,6 +44,12 @@ def uplift(
         str | None, typer.Option(help="The other arm's value in --treated-col.")
     ] = None,
     learner: Annotated[str, typer.Option(help="s, t, x, r or dr.")] = "dr",
+    base: Annotated[
+        str,
+        typer.Option(
+            help="Model of outcomes and effect: linear, ridge or boosted (trees; extra [uplift])."
+        ),
+    ] = "linear",
     treated_share: Annotated[
         float | None,
         typer.Option(
@@ -95,6 +101,7 @@ def uplift(
         design = {
             "kind": "uplift",
             "learner": learner,
+            "base": base,
             "treated_share": treated_share,
             "top_share": top_share,
             "folds": folds,
@@ -137,8 +144,11 @@ def _write_scores(
             "ci_low": scores.ci_low,
             "ci_high": scores.ci_high,
             "fold": scores.fold_of,
-        }
+        },
+        schema_overrides={"ci_low": pl.Float64, "ci_high": pl.Float64},
     )
+    if scores.no_interval is not None:
+        warn(f"--scores-out {target}: no interval of a predicted effect: {scores.no_interval}")
     try:
         with staged(target, target.parent) as temporary:
             if target.suffix == ".csv":

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments_dagster.causal.series.records import EffectInterval
 from experiments_dagster.causal.units.balance import BalanceTable
+from experiments_dagster.causal.units.boosted import HELD_OUT, LEAVES, MOST_TREES
 from experiments_dagster.causal.units.learners import UpliftFit
 from experiments_dagster.config.intervention import UpliftDesign
 from experiments_dagster.interventions.designs import uplift_tables as tables_of
@@ -56,6 +57,16 @@ from experiments_dagster.reporting import numbers
 from experiments_dagster.stats.errors import EstimationError
 
 LEARNERS = {"s": "S", "t": "T", "x": "X", "r": "R", "dr": "DR"}
+BASES = {"linear": "linear", "ridge": "ridge", "boosted": "boosted trees"}
+BASE_FACTS = {
+    "linear": "least squares for outcomes and effect",
+    "ridge": "ridge regression for outcomes and effect, penalty by generalised cross-validation",
+    "boosted": (
+        f"gradient boosted trees of at most {LEAVES} leaves for outcomes and effect, log loss for "
+        f"outcomes of 0 and 1, at most {MOST_TREES} trees, their number by the loss on one row in "
+        f"{HELD_OUT} held out"
+    ),
+}
 SLOPE = "slope of observed on predicted effect"
 ESTIMAND = (
     "slope of the treatment's effect on {outcome} on the predicted effect, among units of one "
@@ -72,6 +83,7 @@ def uplift_study(units: Units, design: UpliftDesign) -> Study:
         design: Learner, known probability of treatment if it was randomised, share to treat.
 
     Raises:
+        ModuleNotFoundError: Boosted trees without their extra.
         ValueError: The units do not say who was treated.
     """
     refutations = Refutations()
@@ -111,7 +123,7 @@ def _study(
 ) -> Study:
     return Study(
         design=design.kind,
-        method=f"{LEARNERS[design.learner]}-learner, linear, cross-fitted in {design.folds} folds",
+        method=f"{_learner(design, '-learner')}, cross-fitted in {design.folds} folds",
         estimand=ESTIMAND.format(outcome=units.outcome_name),
         facts=_facts(units, design),
         assumptions=_assumptions(design),
@@ -124,6 +136,10 @@ def _study(
         reason=None if error is None else error.code,
         reason_detail=None if error is None else str(error),
     )
+
+
+def _learner(design: UpliftDesign, suffix: str = "") -> str:
+    return f"{LEARNERS[design.learner]}{suffix}, {BASES[design.base]}"
 
 
 def _estimates(found: UpliftFindings, design: UpliftDesign) -> list[StudyEstimate]:
@@ -225,6 +241,8 @@ def _estimate(name: str, method: str, found: EffectInterval, level: float) -> St
 def _result_tables(units: Units, found: UpliftFindings) -> list[StudyTable]:
     evidence = found.evidence
     tables = [tables_of.proof_table(evidence), tables_of.group_table(evidence.proof)]
+    if found.benchmark is not None:
+        tables.append(tables_of.benchmark_table(evidence.proof, found.benchmark))
     if evidence.is_shown:
         tables += tables_of.shown_tables(units, found)
     if found.curves:
@@ -254,7 +272,8 @@ def _facts(units: Units, design: UpliftDesign) -> tuple[tuple[str, str], ...]:
         ("treated", f"{int(mask.sum()):,}"),
         ("not treated", f"{int((~mask).sum()):,}"),
         ("covariates", ", ".join(units.covariate_names)),
-        ("learner", f"{LEARNERS[design.learner]}, linear"),
+        ("learner", _learner(design)),
+        ("base", BASE_FACTS[design.base]),
         ("folds", f"{design.folds}, by the hash of the unit, seed {design.seed}"),
         (
             "probability of treatment",
@@ -289,9 +308,12 @@ def _constant(units: Units) -> list[str]:
 
 def _warnings(design: UpliftDesign, found: UpliftFindings) -> list[str]:
     evidence = found.evidence
-    warnings = [
-        "the model is linear: effects that do not change linearly with the covariates are missed"
-    ]
+    warnings = []
+    if design.base != "boosted":
+        warnings.append(
+            "the model is linear: effects that do not change linearly with the covariates are "
+            "missed"
+        )
     if design.treated_share is None:
         warnings.append(
             "Qini and uplift curves compare raw outcomes and need a randomised treatment with a "
@@ -302,9 +324,14 @@ def _warnings(design: UpliftDesign, found: UpliftFindings) -> list[str]:
             f"{evidence.finding} ({evidence_words(evidence)}): no segment is named and nobody is "
             "singled out for treatment"
         )
+    elif found.slope.interval.ci_low <= 0:
+        warnings.append(
+            f"differences are shown at {evidence.proof.max_p:.0%} one-sided only, the interval of "
+            "the slope includes 0: segments are for a further test, not for targeting"
+        )
     if found.top is not None and found.top.interval.ci_low <= 0:
         warnings.append(
-            f"effects differ, but the top {numbers.share(design.top_share)} are not shown to "
+            f"predicted effects differ, but the top {numbers.share(design.top_share)} are not shown to "
             "respond more than the average"
         )
     return warnings

@@ -118,12 +118,14 @@ def fit_unseen(units: Units, design: UpliftDesign) -> UpliftFit:
 
     Raises:
         EstimationError: As `fit_uplift`.
+        ModuleNotFoundError: Boosted trees without their extra.
     """
     return fit_uplift(
         units.outcome,
         treatment_of(units),
         units.covariates,
         learner=design.learner,
+        base=design.base,
         propensity=design.treated_share,
         unit_keys=np.asarray(units.names),
         folds=design.folds,
@@ -138,10 +140,10 @@ def gather_evidence(units: Units, design: UpliftDesign, fit: UpliftFit) -> Evide
     Raises:
         EstimationError: ZERO_VARIANCE where the learner predicts one effect for all.
     """
-    if fit.learner == "s" and fit.base == "linear":
+    if fit.learner == "s" and fit.base in {"linear", "ridge"}:
         detail = (
             "one linear model of covariates and treatment has the same effect for all; "
-            "hint: learner t, x, r or dr"
+            "hint: learner t, x, r or dr, or base boosted"
         )
         raise EstimationError("ZERO_VARIANCE", "s-learner", detail)
     proof = prove_heterogeneity(fit, alpha=design.alpha)

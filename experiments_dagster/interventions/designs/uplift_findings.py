@@ -2,6 +2,9 @@
 
     gain area   (1/n)Σ (u_i − 1/2)ψ_i = ∫ [gain(s) − s·gain(1)] ds over the share s treated
 
+    saved       (1/n)Σ [(ψ_i − τ̂ᵇ_i)² − (ψ_i − τ̂_i)²]: what boosted trees predict better than the
+                benchmark τ̂ᵇ, the T-learner of linear models with the same folds
+
 u_i is the rank of τ̂ in its fold, from 0 to 1. Everything uses all folds, each predicted by the
 others, and describes. Curves rank units within folds, since the levels of two folds' models differ
 by chance.
@@ -20,6 +23,10 @@ import numpy as np
 from experiments_dagster.causal.series.records import EffectInterval, FloatArray
 from experiments_dagster.causal.units.balance import BalanceTable
 from experiments_dagster.causal.units.effects import IntArray
+from experiments_dagster.causal.units.heterogeneity_proof import (
+    HeterogeneityProof,
+    prove_heterogeneity,
+)
 from experiments_dagster.causal.units.learners import (
     FeatureImportance,
     UpliftFit,
@@ -66,8 +73,16 @@ class RankingCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """The test of heterogeneity by linear T-learners, and the squared error saved against them."""
+
+    proof: HeterogeneityProof
+    saved: EffectInterval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpliftFindings:
-    """All numbers of a study whose models could be fitted.
+    """All numbers of a study whose models could be fitted; `benchmark` is of boosted trees only.
 
     `curves` compare raw outcomes and stand for a known probability of treatment only; `gains` by
     share and `gain_area` read ψ and stand for an estimated one. `top` is None, and `policies` are
@@ -82,6 +97,7 @@ class UpliftFindings:
     gains: tuple[PolicyValue, ...]
     gain_area: EffectInterval | None
     importance: tuple[FeatureImportance, ...]
+    benchmark: Benchmark | None
     policies: tuple[PolicyValue, ...]
     balance: BalanceTable | None
 
@@ -91,13 +107,15 @@ class UnitScores:
     """Predicted effect of each unit by the models of the other folds; arrays have shape (n,).
 
     Limits are of the mean effect among units with the same covariates, if it has the form of the
-    model; they are no limits of one unit's effect. None where the learner gives no errors.
+    model; they are no limits of one unit's effect. None where the base gives no errors, for the
+    reason `no_interval`.
     """
 
     names: tuple[str, ...]
     effects: FloatArray
     ci_low: FloatArray | None
     ci_high: FloatArray | None
+    no_interval: str | None
     confidence_level: float
     fold_of: IntArray
 
@@ -130,6 +148,7 @@ def find(
         importance=permutation_importance(
             fit, units.covariates, seed=design.seed, names=units.covariate_names, alpha=alpha
         ),
+        benchmark=linear_benchmark(units, design, fit) if design.base == "boosted" else None,
         policies=tuple(policy_value(fit, share=share, alpha=alpha) for share in shares),
         balance=balance,
     )
@@ -153,6 +172,7 @@ def uplift_scores(units: Units, design: UpliftDesign) -> UnitScores:
         effects=fit.effects,
         ci_low=fit.ci_low,
         ci_high=fit.ci_high,
+        no_interval=fit.no_interval,
         confidence_level=fit.confidence_level,
         fold_of=require_out_of_sample(fit),
     )
@@ -196,6 +216,18 @@ def gain_area(fit: UpliftFit, *, alpha: float) -> EffectInterval:
     scores = (ranks - 0.5) * fit.pseudo_outcomes
     error = float(scores.std(ddof=1) / np.sqrt(len(scores)))
     return normal_interval(float(scores.mean()), error, alpha)
+
+
+def linear_benchmark(units: Units, design: UpliftDesign, fit: UpliftFit) -> Benchmark:
+    """Linear T-learners on the folds of a fit, against the scores of that fit."""
+    other = fit_unseen(units, design.model_copy(update={"learner": "t", "base": "linear"}))
+    psi = fit.pseudo_outcomes
+    saved = np.square(psi - other.effects) - np.square(psi - fit.effects)
+    error = float(saved.std(ddof=1) / np.sqrt(len(saved)))
+    return Benchmark(
+        proof=prove_heterogeneity(other, alpha=design.alpha),
+        saved=normal_interval(float(saved.mean()), error, design.alpha),
+    )
 
 
 def ranks_within_folds(effects: FloatArray, fold_of: IntArray) -> FloatArray:

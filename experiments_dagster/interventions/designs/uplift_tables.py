@@ -31,6 +31,7 @@ from experiments_dagster.interventions.designs.uplift_evidence import (
 from experiments_dagster.interventions.designs.uplift_findings import (
     GAIN_DEFINITION,
     REPLICATES,
+    Benchmark,
     RankingCurve,
     UpliftFindings,
 )
@@ -123,6 +124,27 @@ def proof_table(evidence: Evidence) -> StudyTable:
     )
 
 
+def benchmark_table(proof: HeterogeneityProof, benchmark: Benchmark) -> StudyTable:
+    """The same test by linear T-learners, and what the trees predict better."""
+    other = benchmark.proof
+    rows = [
+        _bare("test statistic, boosted trees", proof.statistic),
+        _bare("p-value, boosted trees", proof.p_value),
+        _bare("test statistic, linear T-learner", other.statistic),
+        _bare("p-value, linear T-learner", other.p_value),
+        {"quantity": "squared error saved", **_plain(benchmark.saved)},
+    ]
+    return table_of(
+        "benchmark",
+        "Boosted trees against a linear T-learner on the same folds",
+        rows,
+        note=(
+            "The claim rests on the boosted trees, whichever model is better. Errors are against "
+            f"the doubly robust scores; below 0 the linear model is closer. {ALL_FOLDS}."
+        ),
+    )
+
+
 def group_table(proof: HeterogeneityProof) -> StudyTable:
     """GATES: predicted against observed effect by fifths of the prediction."""
     rows: list[Row] = [
@@ -139,7 +161,7 @@ def group_table(proof: HeterogeneityProof) -> StudyTable:
         "group_effects",
         "Effect by fifths of the predicted effect, lowest first",
         rows,
-        note="Predicted by models of the other folds, observed as mean doubly robust score.",
+        note=f"Observed: mean doubly robust score. {ALL_FOLDS}.",
     )
 
 
@@ -151,7 +173,7 @@ def curve_table(curves: Sequence[RankingCurve]) -> StudyTable:
         [row for item in curves for row in _curve_rows(item)],
         note=(
             "Areas are above the straight line of a random order. Limits are percentiles of "
-            f"{REPLICATES} resamples of units, with the scores as they are."
+            f"{REPLICATES} resamples of units, with the scores as they are. {ALL_FOLDS}."
         ),
     )
 
@@ -167,7 +189,7 @@ def gain_table(gains: Sequence[PolicyValue]) -> StudyTable:
         }
         for item in gains
     ]
-    note = f"Definition: {GAIN_DEFINITION}. Intervals are pointwise."
+    note = f"Definition: {GAIN_DEFINITION}. Intervals are pointwise. {ALL_FOLDS}."
     return table_of("gains", "Gain over treating nobody, by share treated", rows, note=note)
 
 
@@ -207,7 +229,7 @@ def individual_table(fit: UpliftFit) -> StudyTable:
         _pair("standard deviation", float(fit.effects.std())),
     ]
     if fit.ci_low is None or fit.ci_high is None:
-        note = "The learner gives no interval of a unit's predicted effect."
+        note = f"No interval of a predicted effect: {fit.no_interval}."
     else:
         note = INTERVAL_COVERS
         rows += [
@@ -246,7 +268,7 @@ def shown_tables(units: Units, found: UpliftFindings) -> tuple[StudyTable, ...]:
             "segments",
             "Segments by predicted effect",
             segments,
-            note="Effects on units that the models did not see.",
+            note=f"Effects on units that the models did not see. {ALL_FOLDS}.",
         ),
         _profile_table(units, found),
     )
@@ -295,6 +317,8 @@ def _profile_table(units: Units, found: UpliftFindings) -> StudyTable:
             "top_share": top,
             "others": others,
             "difference_in_sd": (top - others) / float(spread[column]),
+            "top_share_sd": float(x[is_top].std()),
+            "others_sd": float(x[~is_top].std()),
         }
         for segment in SEGMENTS:
             members = names == segment
@@ -308,8 +332,9 @@ def _profile_table(units: Units, found: UpliftFindings) -> StudyTable:
         rows,
         note=(
             f"Effect among the top {share}, on units the models did not see: "
-            f"{effect.estimate:.4g} [{effect.ci_low:.4g}, {effect.ci_high:.4g}]. Means describe "
-            "who is there; no covariate is shown to be the reason."
+            f"{effect.estimate:.4g} [{effect.ci_low:.4g}, {effect.ci_high:.4g}]. Means and "
+            "standard deviations (_sd, wide where both ends respond) describe who is there; no "
+            "covariate is shown to be the reason."
         ),
     )
 
