@@ -734,7 +734,7 @@ WITHOUT_RANDOMISATION = _methods(
             "uplift: s, t, x, r, dr",
             "effect at the covariates of each unit",
             "units",
-            "no unmeasured confounding; 100 units of an arm in a fold; linear, ridge or boosted trees",
+            "no unmeasured confounding; 100 units of an arm in a fold; linear or boosted base",
             "Künzel et al. 2019; Nie & Wager 2021; Kennedy 2023",
             "uplift/hillstrom_A_half_mens",
             "units.learners.fit_uplift",

@@ -331,7 +331,7 @@ def _warnings(design: UpliftDesign, found: UpliftFindings) -> list[str]:
         )
     if found.top is not None and found.top.interval.ci_low <= 0:
         warnings.append(
-            f"predicted effects differ, but the top {numbers.share(design.top_share)} are not shown to "
-            "respond more than the average"
+            f"predicted effects differ, but the top {numbers.share(design.top_share)} are not "
+            "shown to respond more than the average"
         )
     return warnings
