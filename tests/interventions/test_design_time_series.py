@@ -144,6 +144,27 @@ def test_a_forecast_longer_than_its_history_weakens():
     assert study.claim.status == "WEAK"
 
 
+def test_the_published_prior_is_held_against_the_calibrated_one():
+    """On a random walk without effect its interval excludes 0; the calibrated one does not."""
+    rng = np.random.default_rng(1)
+    walk, covariates = np.cumsum(rng.normal(size=88)), rng.normal(size=(88, 1))
+    observed = 200 + walk + 2 * covariates[:, 0] + 0.3 * rng.normal(size=88)
+    study = study_of(observed, covariates, prior="published")
+    assert study.estimates[0].ci_high < 0
+    assert failed(study)["calibrated_prior"] == "WARN"
+    assert any("published prior" in text for text in study.warnings)
+    assert "nearly fixed level" in study.method
+    default = study_of(observed, covariates)
+    assert default.estimates[0].ci_low < 0 < default.estimates[0].ci_high
+    assert "calibrated_prior" not in {check.name for check in default.refutations}
+
+
+def test_the_published_prior_passes_where_both_agree(clean):
+    study = study_of(*make_series(), prior="published")
+    assert "calibrated_prior" in {check.name for check in study.refutations if check.passed}
+    assert study.estimates[0].estimate == pytest.approx(clean.estimates[0].estimate, rel=0.02)
+
+
 def test_without_placebos_the_claim_stays_weak():
     study = study_of(*make_series(), placebos=0)
     assert failed(study) == {}
