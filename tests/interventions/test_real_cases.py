@@ -41,7 +41,7 @@ CLAIMS = {
     "prop99_did": ("WEAK", {"cluster_count"}),
     # t = -15.6 / 9.4: Arkhangelsky et al. 2021 report a standard error of 8.4 to 9.
     "prop99_sdid": ("WEAK", set()),
-    "volkswagen": ("SUPPORTED", set()),
+    "volkswagen": ("WEAK", {"placebo_in_time"}),
     "card_krueger": ("WEAK", set()),
     "causalimpact_published": (
         "WEAK",
@@ -56,7 +56,7 @@ CLAIMS = {
         {"balance", "leave_one_covariate_out", "e_value", "hidden_bias"},
     ),
     "senate": ("SUPPORTED", set()),
-    "volkswagen_published": ("WEAK", {"pre_fit"}),
+    "volkswagen_published": ("WEAK", {"pre_fit", "placebo_in_time"}),
 }
 STUDIES = [slug for slug in CASES if not slug.startswith(("causalimpact", "volkswagen"))]
 

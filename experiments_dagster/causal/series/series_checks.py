@@ -41,22 +41,29 @@ SAME_FIT = 1e-9
 def check_placebo_in_time(placebo: PlaceboResult, *, alpha: float = 0.05) -> CheckOutcome:
     """Block an effect no larger than what the method finds where nothing happened.
 
-    Too few placebos for p below `alpha` weaken the claim where none is as large.
+    Too few placebos for p below `alpha` weaken the claim where none is as large. So do fewer than
+    4 windows that share no step: placebos that overlap rank together, and p is luck.
     """
     n = len(placebo.effects)
     n_as_large = int((abs(placebo.effects) >= abs(placebo.effect)).sum())
-    few = f"{n} placebos are too few for p below {alpha:g}"
+    is_rare, is_separate = placebo.p_value < alpha, placebo.n_disjoint >= FEWEST_DISJOINT
+    if is_rare:
+        against = f"only {placebo.n_disjoint} windows share no step, too few for this p to count"
+    elif n_as_large:
+        against = "the same is found where nothing happened"
+    else:
+        against = f"{n} placebos are too few for p below {alpha:g}"
     return judged(
         "placebo_in_time",
-        passed=placebo.p_value < alpha,
-        severity="ERROR" if n_as_large else "WARN",
+        passed=is_rare and is_separate,
+        severity="ERROR" if n_as_large and not is_rare else "WARN",
         value=placebo.p_value,
         threshold=alpha,
         shown=(
             f"effect {placebo.effect:.4g}, {n_as_large} of {n} placebos as large, "
             f"p = {placebo.p_value:.3g}"
         ),
-        against="the same is found where nothing happened" if n_as_large else few,
+        against=against,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments_dagster.causal.series.records import PlaceboResult
+from experiments_dagster.causal.series.series_checks import FEWEST_DISJOINT
 from experiments_dagster.causal.series.series_effect import SeriesEffect
 from experiments_dagster.cli.impact.methods import (
     FEWEST_COLUMNS,
@@ -171,7 +172,10 @@ def _placebo_reasons(placebo: Placebos | None, alpha: float) -> list[str]:
     result = placebo.result
     n = len(result.effects)
     if result.p_value < alpha:
-        return []
+        if result.n_disjoint >= FEWEST_DISJOINT:
+            return []
+        few = f"only {result.n_disjoint} placebo windows share no step"
+        return [f"{few}: too few for p {result.p_value:.3g} to count"]
     if result.p_value * (1 + n) < 1.5:  # noqa: PLR2004  rank 1: none is as large
         return [f"no placebo effect is as large, but {n} are too few for p below {alpha:g}"]
     return [f"placebo effects are as large: p {result.p_value:.3g} of {n}"]

@@ -63,7 +63,12 @@ def test_placebo_in_time(series):
     few = check_placebo_in_time(rank_placebos(9.0, {30: 1.0, 40: -2.0, 50: 0.5}, 10))
     assert verdict(few) == ("placebo_in_time", False, "WARN")
     assert few.message.endswith("3 placebos are too few for p below 0.05")
-    assert check_placebo_in_time(rank_placebos(9.0, {30: 1.0, 40: -2.0}, 10), alpha=0.4).passed
+    # Two windows that share no step are no level of .4, though p is below it; four are.
+    lucky = check_placebo_in_time(rank_placebos(9.0, {30: 1.0, 40: -2.0}, 10), alpha=0.4)
+    assert verdict(lucky) == ("placebo_in_time", False, "WARN")
+    assert "only 2 windows share no step" in lucky.message
+    four = rank_placebos(9.0, {30: 1.0, 40: -2.0, 50: 1.5, 60: 0.5}, 10)
+    assert check_placebo_in_time(four, alpha=0.4).passed
 
 
 def test_ranks_are_those_of_the_series_placebos(series):
