@@ -13,6 +13,7 @@ import dagster as dg
 from experiments_dagster.automation.partitions import INTERVENTIONS
 from experiments_dagster.checks.specs import check_spec
 from experiments_dagster.interventions.study import Study
+from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.stats.records import CheckOutcome
 
 SERIES = {
@@ -95,7 +96,9 @@ def refutation_results(
             check_name=kind,
             passed=not failed,
             severity=dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN,
-            description="; ".join(outcome.message for outcome in failed or outcomes),
+            description=called(
+                "; ".join(outcome.message for outcome in failed or outcomes), study.claim
+            ),
             metadata={
                 f"{outcome.name} {what}": float(number)
                 for outcome in outcomes

@@ -231,11 +231,18 @@ def _intervention_line(summary: dict[str, Any]) -> str:
     found = summary["estimate"]
     if found is None:
         return f"{head}: not estimable: {summary['reason_detail']}{older}"
-    limits = (found["ci_low"], found["ci_high"])
-    shown = ", ".join("-" if limit is None else f"{limit:+,.4g}" for limit in limits)
+    shown = _limits(found["ci_low"], found["ci_high"])
     name = called(found["name"], claim)
-    said = f"{claim.status}: {name} {found['estimate']:+,.4g} [{shown}]; {summary['method']}"
+    said = f"{claim.status}: {name} {found['estimate']:+,.4g} {shown}; {summary['method']}"
     return f"{head}: {said}{older}"
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    """An interval; an open side is infinite."""
+    if low is None and high is None:
+        return "(no interval)"
+    shown_low = "-inf" if low is None else f"{low:+,.4g}"
+    return f"[{shown_low}, {'inf' if high is None else f'{high:+,.4g}'}]"
 
 
 def _series_words(summary: dict[str, Any], claim: Claim) -> str:

@@ -195,6 +195,9 @@ class UnitsFile(Spec):
         if (self.treatment is None) != (self.control is None):
             msg = "treatment and control stand together or not at all"
             raise ValueError(msg)
+        if self.treatment is not None and str(self.treatment) == str(self.control):
+            msg = f"treatment and control are both {self.treatment!r}, need two arms"
+            raise ValueError(msg)
         if self.treatment is not None and self.treated is None:
             msg = "treatment and control are values of the column `treated`, which is missing"
             raise ValueError(msg)

@@ -101,15 +101,22 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What may be said, and the clauses that decide it."""
+    """What may be said, and the clauses that decide it.
+
+    Of units that were randomised averages are effects, whatever becomes of a claim about something
+    else, such as who responds.
+    """
 
     status: Status
     clauses: tuple[str, ...]
+    is_randomised: bool = False
 
     @property
     def term(self) -> str:
-        """What the difference may be called."""
-        return "effect" if self.status == "SUPPORTED" else "association"
+        """What the first estimate may be called."""
+        if self.status == "SUPPORTED":
+            return "effect"
+        return "difference" if self.is_randomised else "association"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +137,7 @@ class Study:
         warnings: What a reader should know besides.
         reason: Code of `stats.errors.REASONS` where nothing could be estimated.
         reason_detail: The same in words.
+        is_randomised: The treatment was assigned at random, and no check of that failed.
     """
 
     design: str
@@ -145,6 +153,7 @@ class Study:
     warnings: tuple[str, ...] = ()
     reason: str | None = None
     reason_detail: str | None = None
+    is_randomised: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.estimates) == (self.reason is not None):
@@ -170,9 +179,8 @@ class Study:
             weak.append("nothing has tried to refute it")
         if not _excludes_zero(self.estimates[0]):
             weak.append(f"the interval of {self.estimates[0].name} includes 0 or is missing")
-        if blocking:
-            return Claim(status="REFUSED", clauses=(*blocking, *weak))
-        return Claim(status="WEAK" if weak else "SUPPORTED", clauses=tuple(weak))
+        status: Status = "REFUSED" if blocking else "WEAK" if weak else "SUPPORTED"
+        return Claim(status=status, clauses=(*blocking, *weak), is_randomised=self.is_randomised)
 
 
 @dataclass(slots=True)
@@ -209,7 +217,7 @@ def study_document(study: Study) -> dict[str, Any]:
         "status": "not_estimable" if study.reason else "ok",
         "reason": study.reason,
         "reason_detail": study.reason_detail,
-        "claim": {"status": claim.status, "clauses": list(claim.clauses)},
+        "claim": {"status": claim.status, "term": claim.term, "clauses": list(claim.clauses)},
         "facts": dict(study.facts),
         "assumptions": list(study.assumptions),
         "estimates": [_plain(item) for item in study.estimates],

@@ -189,6 +189,8 @@ def next_steps(study: Study) -> list[str]:
             last,
         ]
     steps = ["Do not report this as an effect."]
+    if study.claim.is_randomised:
+        steps = ["Report the average effect, and nobody as a responder."]
     failed = [check for check in study.refutations if not check.passed]
     blocking = [refutation_words(c.name)[0] for c in failed if c.severity == "ERROR"]
     weak = [refutation_words(c.name)[0] for c in failed if c.severity != "ERROR"]
@@ -216,6 +218,8 @@ def _headline(study: Study, display_unit: str | None) -> str:
     unit = first.unit or display_unit
     shown = f"{value} {unit}" if unit and not value.endswith("%") else value
     limit = {"WEAK": ", not shown to be an effect", "REFUSED": "; no effect may be claimed"}
+    if claim.is_randomised:
+        limit = {"WEAK": ", who responds is not settled", "REFUSED": "; who responds is not shown"}
     name = " ".join(w for w in called(first.name, claim).split() if w.lower() != claim.term)
     which = f" ({name})" if name else ""
     return f"Estimated {claim.term}: {shown}{which}{limit.get(claim.status, '')}."
@@ -229,15 +233,16 @@ def _reasons(study: Study) -> tuple[str, ...]:
         return tuple(clauses)
     if claim.status == "SUPPORTED":
         n_run = len(study.refutations)
-        refuted = "The refutation that was tried" if n_run == 1 else f"None of {n_run} refutations"
-        held = "did not hold" if n_run == 1 else "held"
+        tried = "The one attempt" if n_run == 1 else f"None of {n_run} attempts"
+        held = "failed" if n_run == 1 else "succeeded"
         confidence = level(study.estimates[0].confidence_level)
-        verdict = f"{refuted} {held}, and the {confidence} interval excludes 0"
+        verdict = f"{tried} to refute it {held}, and the {confidence} interval excludes 0"
         return (f"{verdict}, so the difference is called an effect. {_origin(study)}",)
+    what = "differences between units" if claim.is_randomised else "an effect"
     if claim.status == "REFUSED":
-        verdict = "Something was found that speaks against an effect."
+        verdict = f"Something was found that speaks against {what}."
     else:
-        verdict = "Nothing speaks against an effect, and not enough speaks for one."
+        verdict = f"Nothing speaks against {what}, and not enough speaks for {what}."
     rest = clauses[MOST_CLAUSES:]
     more = [f"{plural(len(rest), 'more clause')} below."] if rest else []
     return (verdict, *clauses[:MOST_CLAUSES], *more)

@@ -58,18 +58,20 @@ _LOWER, _UPPER = re.compile(r"_(low|lower)$"), re.compile(r"_(high|upper)$")
 _P_VALUES = re.compile(r"(^|_)p(_value|_adjusted)?$")
 _MINUS = re.compile(r"(?<![\w.])-(?=[\d.])")
 # The difference is what gets the name, not models that are called after effects.
-_EFFECT = re.compile(r"\b(?<!fixed )(?<!fixed-)(?<!random )([Ee])ffect(s?)\b")
+_EFFECT = re.compile(r"\b(?<!fixed )(?<!fixed-)(?<!random )(?<!group-time )([Ee])ffect(s?)\b")
 
 
 def called(text: str, claim: Claim) -> str:
     """What designs and checks say of the difference, in the word that the claim allows.
+
+    Averages of a randomised treatment keep the word effect, whatever the claim.
 
     Examples:
         >>> weak = Claim(status="WEAK", clauses=("placebo_in_time: p = 0.4",))
         >>> called("Effect of two-way fixed effects", weak)
         'Association of two-way fixed effects'
     """
-    if claim.term == "effect":
+    if claim.term != "association":
         return text
     return _EFFECT.sub(lambda m: f"{'A' if m[1] == 'E' else 'a'}ssociation{m[2]}", text)
 
@@ -151,6 +153,8 @@ def estimate_blocks(study: Study, display_unit: str | None) -> list[Block]:
     blocks: list[Block] = []
     if claim.status == "REFUSED":
         words = "The claim is refused: these numbers describe the data and nothing more."
+        if claim.is_randomised:
+            words = "The claim is refused: averages are effects, who responds is not shown."
         blocks.append(Paragraph(words=(words,), tone="warning"))
     levels = {item.confidence_level for item in study.estimates}
     shared = levels.pop() if len(levels) == 1 else None

@@ -1,6 +1,7 @@
 """The verbs for units by periods: every way to say who is treated, files, refusals, exit codes."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from experiments_dagster.cli.causal import panels
+from experiments_dagster.cli.causal import donors, panels
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "timeseries"
 CARD_KRUEGER = SHARED / "card_krueger_njmin3.csv"
@@ -26,6 +27,7 @@ COLUMNS = ("--unit-col", "shop", "--time-col", "year", "--y", "sales")
 def run(*arguments, code=0):
     app = typer.Typer()
     panels.register(app)
+    donors.register(app)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result
@@ -171,7 +173,7 @@ def test_a_unit_with_two_rows_in_a_period_is_an_error(tmp_path):
         ((*WAYS["indicator"], "--starts", "1994"), "leave out --starts"),
         (("--group-col", "g", "--starts", "spring"), "--starts 'spring'"),
         (("--group-col", "g", "--starts", "2020"), "must lie inside"),
-        (("--group-col", "sales", "--starts", "1994"), "neither 0 nor 1"),
+        (("--group-col", "size", "--starts", "1994"), "neither 0 nor 1"),
         (("--treated-units", "s1,x9", "--starts", "1994"), "no unit 'x9'"),
         ((*WAYS["group"], "--covariates", "length"), "length"),
         ((*WAYS["group"], "--alpha", "2"), "--alpha 2.0"),
@@ -190,3 +192,82 @@ def test_only_a_group_does_without_units(panel):
         "staggered", "--input", panel, *COLUMNS, *WAYS["first"], "--control", "all", code=2
     )
     assert "--control 'all'" in result.output
+
+
+@pytest.mark.parametrize("verb", ["did", "event-study", "staggered"])
+def test_periods_and_units_to_read(panel, tmp_path, verb):
+    flags = (*COLUMNS, *WAYS["group"], "--json")
+    narrow = (
+        *(verb, "--input", panel, *flags),
+        *("--first", 1991, "--last", 1996, "--exclude-units", "s0,s30"),
+    )
+    found = load(run(*narrow).stdout)["estimates"]
+    assert found["facts"]["periods"] == "6, from 1991 to 1996"
+    assert found["facts"]["units"] == "19 treated, 29 untreated"
+    path = tmp_path / "cut.csv"
+    inside = pl.col("year").is_between(1991, 1996) & ~pl.col("shop").is_in(["s0", "s30"])
+    shops().filter(inside).write_csv(path)
+    cut = load(run(verb, "--input", path, *flags).stdout)["estimates"]
+    assert found["estimates"] == cut["estimates"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--first", "spring"), "--first 'spring'"),
+        (("--last", "1996-01-01"), "holds whole numbers, but last is 1996-01-01"),
+        (("--exclude-units", "x9"), "no unit 'x9'"),
+    ],
+)
+def test_wrong_periods_and_units_name_themselves(panel, flags, words):
+    result = run("did", "--input", panel, *COLUMNS, *WAYS["group"], *flags, code=2)
+    assert words in " ".join(result.output.split())
+
+
+def test_units_to_exclude_need_a_column(panel):
+    columns = ("--time-col", "year", "--y", "sales", *WAYS["group"])
+    result = run("did", "--input", panel, *columns, "--exclude-units", "s1", code=2)
+    assert "--exclude-units needs --unit-col" in result.output
+
+
+ONE = ("--treated-units", "s0", "--starts", "1994", "--exclude-units", "s1,s2")
+
+
+def test_the_command_in_a_report_gives_the_same_numbers(panel, tmp_path):
+    """An option that stands several times, words with spaces, and a flag without a value."""
+    path = tmp_path / "two words.csv"
+    shops().write_csv(path)
+    out = tmp_path / "out"
+    flags = (*COLUMNS, *ONE, "--predictor", "size@1990:1992", "--predictor", "sales@1993")
+    run("synthetic-control", "--input", path, *flags, "--random-starts", 0, "--out", out)
+    report = (out / "study.md").read_text()
+    line = next(
+        line for line in report.splitlines() if line.strip().startswith("experiments synthetic")
+    )
+    assert line.count("--predictor") == 2
+    again = run(*shlex.split(line)[1:], "--json")
+    assert load(again.stdout)["estimates"] == load((out / "results.json").read_text())["estimates"]
+
+
+@pytest.mark.parametrize(
+    ("predictor", "words"),
+    [
+        ("size@1991-01-01", "predictor size: period 1991-01-01 is a date, the panel has whole"),
+        ("size@1993:1991", "first period 1993 is after the last, 1991"),
+        ("size@1890", "no period from 1890 to 1890"),
+        ("size", "--predictor 'size': must be COLUMN@FIRST"),
+    ],
+)
+def test_wrong_periods_of_a_predictor_name_themselves(panel, predictor, words):
+    result = run(
+        *("synthetic-control", "--input", panel, *COLUMNS, *ONE), "--predictor", predictor, code=2
+    )
+    assert words in " ".join(result.output.split())
+
+
+def test_a_donor_panel_with_two_rows_in_a_period_is_an_error(tmp_path):
+    path = tmp_path / "shops.csv"
+    rows = shops()
+    pl.concat([rows, rows.head(1).with_columns(sales=pl.lit(99.0))]).write_csv(path)
+    result = run("synthetic-control", "--input", path, *COLUMNS, *ONE, code=2)
+    assert "1 row" in result.output

@@ -65,7 +65,7 @@ def test_observational_gives_the_numbers_of_the_case_as_strict_json():
     rows = {row["name"]: row for row in found["estimates"]}
     # The case's att_ipw and naive.
     assert rows["weighting (Hajek)"]["estimate"] == pytest.approx(1214.071221, rel=1e-4)
-    assert rows["plain difference, not an effect"]["estimate"] == pytest.approx(-635.026212)
+    assert rows["plain difference, unadjusted"]["estimate"] == pytest.approx(-635.026212)
     assert found["claim"]["status"] == "WEAK"
     assert found["estimates"][0]["name"] == "AIPW, cross-fitted"
     everybody = run(*arguments, "--covariates", COVARIATES, "--estimand", "all", "--json").stdout
@@ -93,6 +93,19 @@ def test_observational_of_two_arms_among_three(campaign, tmp_path):
         *("balance", "balance_matching", "overlap"),
     }
     assert "placebo_outcomes.csv" in {path.name for path in (out / "tables").iterdir()}
+
+
+@needs_data
+def test_a_weak_claim_shows_no_effect_in_its_tables(tmp_path):
+    arguments = ("observational", "--input", LALONDE, "--y", "re78", "--treated-col", "treat")
+    path = tmp_path / "study.md"
+    run(*arguments, "--covariates", COVARIATES, "--out-md", path)
+    said = path.read_text()
+    assert "WEAK" in said
+    assert "plain difference, unadjusted" in said
+    # What the study asks for keeps its name.
+    without = said.replace("estimand: average effect on re78", "")
+    assert "ffect" not in without.replace("effective", "")
 
 
 def test_observational_without_overlap_prints_why_and_leaves_with_5(tmp_path):
@@ -164,7 +177,8 @@ def test_discontinuity_with_a_column_of_take_up_is_fuzzy(tmp_path):
     arguments = ("discontinuity", "--input", path, "--y", "y", "--running", "score", "--cutoff", 0)
     found = estimates(run(*arguments, "--treated-col", "taken", "--json").stdout)
     first = found["estimates"][0]
-    assert first["name"] == "effect, robust bias-corrected"
+    ratio = "jump of the outcome per jump of the take-up"
+    assert first["name"] == f"{ratio}, robust bias-corrected"
     assert first["ci_low"] < 2 < first["ci_high"]
     assert "take_up" in found["tables"]
 

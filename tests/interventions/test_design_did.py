@@ -115,6 +115,15 @@ def test_a_trend_before_the_start_blocks_the_claim():
     assert study.claim.term == "association"
 
 
+def test_a_smaller_alpha_switches_no_refutation_off():
+    y, first = table(100, 120, slope=0.1, effect=12.0, seed=6)
+    for design in (DidDesign(kind="difference_in_differences", alpha=a) for a in (0.05, 0.001)):
+        study = did_study(panel_of_table(y, first), design)
+        failed = {check.name: check.value for check in study.refutations if not check.passed}
+        assert study.claim.status == "REFUSED"
+        assert 0.001 < failed["placebo_period_2002"] < 0.05
+
+
 def test_two_periods_leave_the_claim_weak_however_clear_the_difference():
     y, first = table(100, 120, n_periods=2, start=1, effect=12.0)
     study = study_of(y, first)

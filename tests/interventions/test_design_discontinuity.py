@@ -197,12 +197,13 @@ def test_a_unit_at_the_cutoff_belongs_above():
 def test_a_rule_that_only_offers_treatment():
     found = study(units_at_a_cutoff(take_up=(0.2, 0.8), n=4000), is_fuzzy=True)
     effect = found.estimates[0]
-    assert effect.name == "effect, robust bias-corrected"
+    assert effect.name == "jump of the outcome per jump of the take-up, robust bias-corrected"
+    assert not any("effect" in row.name for row in found.estimates)
     assert effect.ci_low < 1 < effect.ci_high
     (take_up,) = table(found, "take_up")
     assert 0.4 < take_up["jump"] < 0.8
     assert outcomes(found)["first_stage"].passed
-    assert "effect, Anderson-Rubin set" in by_name(found)
+    assert "jump of the outcome per jump of the take-up, Anderson-Rubin set" in by_name(found)
     # The jump of the outcome is the effect times the take-up, not the effect.
     assert by_name(found)["jump of the outcome, below to above"].ci_high < 1
 

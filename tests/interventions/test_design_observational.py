@@ -18,7 +18,7 @@ LALONDE = ("age", "educ", "race", "married", "nodegree", "re74", "re75")
 # The case's rows of the balance by the columns that a text column is encoded to.
 LEVELS = {"raceblack": "race=black", "racehispan": "race=hispan", "racewhite": "race=(base)"}
 LEVELS |= {"distance": "propensity"}
-DECIDES, NAIVE = "AIPW, cross-fitted", "plain difference, not an effect"
+DECIDES, NAIVE = "AIPW, cross-fitted", "plain difference, unadjusted"
 
 
 def study(units, **settings):
@@ -160,6 +160,39 @@ def test_an_unmeasured_cause_is_caught_by_the_placebo_outcome():
     assert [item.name for item in blind.skipped] == ["placebo_outcome"]
 
 
+def test_a_smaller_alpha_switches_no_refutation_off():
+    units = targeted_units(effect=1.0, hidden=0.3, n=1500)
+    for alpha in (0.05, 0.001):
+        found = study(units, alpha=alpha)
+        assert 0.001 < outcomes(found)["placebo_outcome_before_0"].value < 0.05
+        assert found.claim.status == "REFUSED"
+
+
+def test_several_placebo_outcomes_share_one_level():
+    found = study(targeted_units(n_placebos=4))
+    checks = [check for name, check in outcomes(found).items() if "placebo" in name]
+    assert len(checks) == 4
+    assert all("adjusted by Holm for 4 placebo outcomes" in check.message for check in checks)
+    raw = [row["p_value"] for row in table(found, "placebo_outcomes")]
+    assert all(check.value >= p for check, p in zip(checks, raw, strict=True))
+
+
+def test_one_confounder_that_carries_the_adjustment_is_named_and_still_weakens():
+    """It is the only one there is: dropping it must move the estimate."""
+    rng = np.random.default_rng(1)
+    x, noise = rng.standard_normal((2, 3000))
+    treated = rng.random(3000) < 1 / (1 + np.exp(-x))
+    y = treated + 3 * x + rng.standard_normal(3000)
+    found = study(make_units(y, treated=treated, covariates={"income": x, "noise": noise}))
+    check = outcomes(found)["leave_one_covariate_out"]
+    assert (check.passed, check.severity) == (False, "WARN")
+    words = "income carries the adjustment, which alone is no fault if income is measured well"
+    assert words in check.message
+    passed = outcomes(study(targeted_units()))["leave_one_covariate_out"]
+    assert passed.passed
+    assert "carries" not in passed.message
+
+
 def test_without_overlap_there_is_no_estimate():
     found = study(targeted_units(confounding=4.0))
     assert found.reason == "NO_OVERLAP"
@@ -195,6 +228,11 @@ def test_estimators_that_exclude_each_other_weaken_the_claim():
     first, weighted = found.estimates[0], by_name(found)["weighting (Hajek)"]
     assert first.ci_low < 0 < first.ci_high
     assert weighted.ci_high < 0
+    # Wider intervals of a stricter claim do not make them agree.
+    units = make_units(y, treated=treated, covariates={"x": x})
+    strict_claim = study(units, estimand="all", alpha=1e-12)
+    assert strict_claim.estimates[0].ci_high > by_name(strict_claim)["weighting (Hajek)"].ci_low
+    assert not outcomes(strict_claim)["estimators_agree"].passed
 
 
 def test_matching_is_not_held_against_the_effect_on_all():

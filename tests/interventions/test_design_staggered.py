@@ -7,6 +7,7 @@ from panel_studies import assert_presentable, checks, panel_of_table, rows, skip
 from experiments_dagster.config.intervention import DidDesign, StaggeredDesign
 from experiments_dagster.interventions.designs.difference_in_differences import did_study
 from experiments_dagster.interventions.designs.staggered import staggered_study
+from experiments_dagster.reporting.study_sections import called
 
 NEVER = StaggeredDesign(kind="staggered")
 NOT_YET = StaggeredDesign(kind="staggered", control="not_yet_treated")
@@ -222,3 +223,13 @@ def test_a_unit_with_two_rows_in_a_period_is_an_error():
     panel.period[1] = 0
     with pytest.raises(ValueError, match="there already"):
         staggered_study(panel, NEVER)
+
+
+def test_nothing_drawn_or_noted_says_more_than_the_claim():
+    study = study_of(*table(noise=4.0))
+    assert study.claim.term == "association"
+    for picture in study.pictures:
+        assert "effect" not in picture.draw(780) + picture.caption
+    note = next(item.note for item in study.tables if item.name == "two_way_contrast")
+    assert called(note, study.claim) == note
+    assert "two-way fixed-effects regression" in note

@@ -1,5 +1,7 @@
 """Donor designs as studies: what they estimate, and that each refutation fires on its fault."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from panel_studies import assert_presentable, checks, panel_of_table, rows, skipped
@@ -168,3 +170,61 @@ def test_few_donors_are_not_estimable():
 def test_unknown_donors_are_a_mistake():
     with pytest.raises(ValueError, match="donors nobody: the panel has no such units"):
         study_of(simulated(), donors=["nobody", "u0001"])
+
+
+def test_a_unit_with_two_rows_in_a_period_is_an_error():
+    panel = panel_of_table(simulated(), np.r_[N_PRE, np.full(N_DONORS, np.inf)])
+    twice = dataclasses.replace(
+        panel,
+        outcome=np.append(panel.outcome, 99.0),
+        unit=np.append(panel.unit, 0),
+        period=np.append(panel.period, 3),
+    )
+    with pytest.raises(ValueError, match="1 row of a unit and period that is there already"):
+        donor_study(twice, SyntheticControlDesign(kind="synthetic_control"))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        ("2001-01-01", "2003-01-01", "period 2001-01-01 is a date, the panel has whole numbers"),
+        (2001, "2003-01-01", "period 2003-01-01 is a date"),
+        (2004, 2001, "first period 2004 is after the last, 2001"),
+        (1980, 1985, "no period from 1980 to 1985; the panel has whole numbers, 2000 to 2047"),
+    ],
+)
+def test_periods_of_a_predictor_are_those_of_the_panel(first, last, words):
+    window = {"columns": ["income"], "first": first, "last": last}
+    level = {"income": np.linspace(1, 2, N_DONORS + 1)}
+    with pytest.raises(ValueError, match=f"predictor income: {words}"):
+        study_of(simulated(), covariates=level, predictors=[window])
+
+
+def test_years_are_no_periods_of_a_panel_of_dates():
+    """As text 2001 would lie before 2001-01-01 and 2003 after all days of 2002."""
+    first = np.r_[N_PRE, np.full(N_DONORS, np.inf)]
+    panel = panel_of_table(
+        simulated(), first, covariates={"income": np.linspace(1, 2, N_DONORS + 1)}
+    )
+    dates = tuple(f"{label}-01-01" for label in panel.labels)
+    dated = dataclasses.replace(panel, labels=dates)
+
+    def run(*moments):
+        window = {"columns": ["income"], "first": moments[0], "last": moments[1]}
+        spec = {"kind": "synthetic_control", "random_starts": 0, "predictors": [window]}
+        return donor_study(dated, SyntheticControlDesign.model_validate(spec))
+
+    with pytest.raises(ValueError, match="period 2001 is a whole number, the panel has dates"):
+        run(2001, 2003)
+    by_dates = run("2001-01-01", "2003-06-01")
+    window = {"columns": ["income"], "first": 2001, "last": 2003}
+    spec = {"kind": "synthetic_control", "random_starts": 0, "predictors": [window]}
+    by_years = donor_study(panel, SyntheticControlDesign.model_validate(spec))
+    assert by_dates.estimates == by_years.estimates
+
+
+def test_a_smaller_alpha_makes_no_placebo_in_time_milder():
+    """With 20 moved starts no p below 0.001 exists; what fails at 5 % still blocks."""
+    y = simulated(effect=0.3)
+    severities = [checks(study_of(y, alpha=alpha))["placebo_in_time"] for alpha in (0.05, 0.001)]
+    assert severities == ["ERROR", "ERROR"]

@@ -11,12 +11,15 @@ from report_factories import Page
 from test_experiment_report import assert_safe
 
 import experiments_dagster.causal
+from experiments_dagster.assets.results.causal_effect import study_metadata
+from experiments_dagster.cli.causal.run import sheets_of
 from experiments_dagster.interventions.study import (
     Picture,
     Skipped,
     Study,
     StudyEstimate,
     StudyTable,
+    study_document,
     table_of,
 )
 from experiments_dagster.reporting.charts import DonorWeight, donor_weight_chart
@@ -26,6 +29,7 @@ from experiments_dagster.reporting.study_report import (
     render_study_report,
     study_markdown,
 )
+from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.stats.records import CheckOutcome
 
 SECTIONS = ["bottom-line", "design", "refutations", "pictures", "estimates", "tables", "lineage",
@@ -129,6 +133,74 @@ def test_anything_else_is_an_association(checks, badge):
     markdown = study_markdown(make_record(make_study(*checks)))
     assert "Estimated association: −19.0" in markdown
     assert "average effect" not in markdown
+
+
+@pytest.mark.parametrize("check", [WEAK, BLOCK])
+def test_screen_and_metadata_use_the_same_word(check):
+    rows = [{"start": 1989, "average_effect": 2.0}]
+    study = make_study(
+        check, tables=(table_of("cells", "Effects by period", rows, note="mean effect"),)
+    )
+    sheets = sheets_of(study)
+    said = [[*sheet.columns, *(words for row in sheet.rows for words in row), *sheet.notes]
+            for sheet in sheets]  # fmt: skip
+    assert "mean association" in said[-1]
+    assert sheets[-1].title == "Associations by period"
+    assert sheets[-1].columns == ("start", "average_association")
+    assert sheets[0].rows[0][0] == "average association"
+    assert "(estimand: the effect of the tax on packs per head)" in sheets[0].title
+    metadata = study_metadata(study, study.warnings)
+    assert "association: average association" in metadata
+    facts = {key: text for key, text in metadata.items() if key not in {"estimand", "design"}}
+    for text in [*(words for sheet in said for words in sheet), *facts, *facts.values()]:
+        assert not re.search(r"(?<!fixed )effect", text), text
+    # The name of a method is no name of the number.
+    groups = called("group-time effects and two-way fixed-effects regression", study.claim)
+    assert groups == "group-time effects and two-way fixed-effects regression"
+
+
+def test_a_supported_study_says_effect_on_the_screen_too():
+    study = make_study()
+    assert sheets_of(study)[0].rows[0][0] == "average effect"
+    assert "effect: average effect" in study_metadata(study, ())
+    assert study_document(study)["claim"]["term"] == "effect"
+    assert study_document(make_study(WEAK))["claim"]["term"] == "association"
+
+
+def test_the_screen_says_why_there_is_no_interval():
+    rows = (
+        make_estimate(ci_low=None, ci_high=None, reason="NOT_IDENTIFIED"),
+        make_estimate(ci_low=None, ci_high=None, reason="12 placebos allow none"),
+        make_estimate(ci_low=None, ci_high=None),
+        make_estimate(ci_high=None, reason="open"),
+    )
+    intervals = [row[3] for row in sheets_of(make_study(estimates=rows))[0].rows]
+    assert intervals == [
+        "the data do not identify the quantity",
+        "12 placebos allow none",
+        "-",
+        "[-27.1235, inf]",
+    ]
+
+
+@pytest.mark.parametrize(("check", "status"), [(WEAK, "WEAK"), (BLOCK, "REFUSED")])
+def test_an_average_of_a_randomised_treatment_stays_an_effect(check, status):
+    """What is not shown is who responds: that claim is weak or refused, the average is not."""
+    study = make_study(check, design="uplift", is_randomised=True)
+    assert (study.claim.status, study.claim.term) == (status, "difference")
+    page = page_of(study)
+    assert status in page.sections["bottom-line"]
+    assert "association" not in page.text.lower()
+    assert "Average effect" in page.text
+    # The claim itself is no effect: it is about who responds.
+    assert "Estimated difference: −19.0" in page.sections["bottom-line"]
+    assert "Estimated effect" not in page.text
+    for wrong in ("not shown to be an effect", "no effect may be claimed", "against an effect",
+                  "Do not report this as an effect", "nothing more"):  # fmt: skip
+        assert wrong not in page.text
+    assert "who responds is not" in page.sections["bottom-line"]
+    assert "Report the average effect, and nobody as a responder." in page.sections["next"]
+    assert sheets_of(study)[0].rows[0][0] == "average effect"
 
 
 def test_an_interval_over_zero_is_no_effect_either():
@@ -352,7 +424,8 @@ def test_every_check_of_the_estimators_has_words():
         if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
     }
     assert len(names) > 20
-    other_names = {"placebo_rank": "placebo_in_space", "sensitivity": "leave_out_donor"}
+    other_names = {"placebo_rank": "placebo_in_space", "sensitivity": "leave_out_donor",
+                   "placebo_outcomes": "placebo_outcome"}  # fmt: skip
     named_after = {"placebo_outcome", "placebo_period"}
     assert {other_names.get(name, name) for name in names - named_after} <= QUESTIONS.keys()
     for name in named_after:

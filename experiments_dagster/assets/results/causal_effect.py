@@ -1,6 +1,6 @@
 """frames/study_frame and results/causal_effect: panels and units without randomisation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -8,9 +8,10 @@ from experiments_dagster.automation.partitions import INTERVENTIONS, all_days
 from experiments_dagster.checks.refutations import OTHERS, refutation_results, refutation_specs
 from experiments_dagster.checks.specs import STUDY_FRAME, check_spec, contract_result
 from experiments_dagster.config.intervention import TimeSeriesSpec
-from experiments_dagster.interventions.study import StudyEstimate
+from experiments_dagster.interventions.study import Study, StudyEstimate
 from experiments_dagster.reporting.blocks import WIDE
 from experiments_dagster.reporting.charts import data_uri
+from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
 
@@ -112,7 +113,7 @@ def causal_effect(
     document = write_study(layout, result)
     report = publish_study_report(layout, result)
     publish_catalog(layout)
-    study, claim = result.study, result.study.claim
+    study = result.study
     pictures = {
         picture.name: dg.MetadataValue.md(f"![{picture.name}]({data_uri(picture.draw(WIDE))})")
         for picture in study.pictures
@@ -120,18 +121,26 @@ def causal_effect(
     yield dg.MaterializeResult(
         asset_key=dg.AssetKey(CAUSAL_EFFECT),
         metadata={
-            "claim": claim.status,
-            "because": "; ".join(claim.clauses) or "no refutation failed",
-            "design": study.method,
-            "estimand": study.estimand,
-            **{f"{claim.term}: {item.name}": _words(item) for item in study.estimates},
+            **study_metadata(study, document["warnings"]),
             **pictures,
             "report": dg.MetadataValue.path(str(report)),
-            "warnings": "; ".join(document["warnings"]) or "none",
             "version": document["version"],
         },
         check_results=list(refutation_results(CAUSAL_EFFECT, OTHERS, study)),
     )
+
+
+def study_metadata(study: Study, warnings: Sequence[str]) -> dict[str, str]:
+    """Claim, estimates and warnings, in the word that the claim allows."""
+    claim = study.claim
+    return {
+        "claim": claim.status,
+        "because": called("; ".join(claim.clauses), claim) or "no refutation failed",
+        "design": study.method,
+        "estimand": study.estimand,
+        **{f"{claim.term}: {called(item.name, claim)}": _words(item) for item in study.estimates},
+        "warnings": called("; ".join(warnings), claim) or "none",
+    }
 
 
 def _words(item: StudyEstimate) -> str:

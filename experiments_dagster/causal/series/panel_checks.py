@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from experiments_dagster.causal.outcomes import judged
+from experiments_dagster.causal.outcomes import judged, known_p_value, refutation_level
 from experiments_dagster.causal.series.difference_in_differences import (
     ENOUGH_CLUSTERS,
     FEW_CLUSTERS,
@@ -43,7 +43,7 @@ def check_pre_trend(found: EventStudy | GroupTimeEffects) -> CheckOutcome:
         share = found.pre_trend.power_at_effect
         power = f", power {share:.0%} against the straight trend that would make the effect"
     survives = bound is not None and bound.excludes_zero
-    alpha = round(1 - found.confidence_level, 12)
+    alpha = refutation_level(found.confidence_level)
     return judged(
         "pre_trend",
         passed=test.p_value >= alpha,
@@ -82,23 +82,33 @@ def check_relative_magnitude(study: EventStudy | GroupTimeEffects) -> CheckOutco
     )
 
 
-def check_placebo_period(effect: Estimate | AverageEffect, *, start: str) -> CheckOutcome:
+def check_placebo_period(
+    effect: Estimate | AverageEffect, *, start: str, alpha: float
+) -> CheckOutcome:
     """Block a design that finds an effect before the start.
 
     Args:
         effect: Of the same design on periods before the start alone, with a start moved into them.
         start: The moved start, as people know it.
+        alpha: Level of the claim; smaller ones than 5 % are tried at 5 %.
+
+    Raises:
+        EstimationError: NOT_IDENTIFIED without a p-value.
     """
+    level = refutation_level(1 - alpha)
+    p_value = known_p_value("placebo_period", effect.p_value)
     low = float("-inf") if effect.ci_low is None else effect.ci_low
     high = float("inf") if effect.ci_high is None else effect.ci_high
-    level = effect.confidence_level if isinstance(effect, Estimate) else None
     return judged(
         f"placebo_period_{start}",
-        passed=low <= 0 <= high,
+        passed=p_value >= level,
         severity="ERROR",
-        value=effect.p_value,
-        threshold=None if level is None else round(1 - level, 12),
-        shown=f"effect of a start moved to {start} {effect.estimate:.4g} [{low:.4g}, {high:.4g}]",
+        value=p_value,
+        threshold=level,
+        shown=(
+            f"difference at a start moved to {start} {effect.estimate:.4g} "
+            f"[{low:.4g}, {high:.4g}], p = {p_value:.3g}, tried at {level:g}"
+        ),
         against="the groups part without the treatment",
     )
 

@@ -8,6 +8,9 @@ Thresholds are those of METHODS 11.7 to 11.10; the others are chosen here:
     hidden bias         Γ = 1.25: odds of treatment that differ by a quarter within a pair
     E-value             1.5: risk ratios of this size are common among unmeasured covariates
     families of jumps   adjusted p < .01 blocks, < .05 weakens
+    placebo outcomes    p < .05, or the level of the claim if that is larger; of several, adjusted
+                        by Holm, or two would refuse one sound study in ten
+    placebo cutoffs     at least half must be estimable to count as tried
 
 What does not belong here: the numbers judged, which the estimators' records hold.
 
@@ -18,12 +21,12 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments_dagster.causal.outcomes import judged
+from experiments_dagster.causal.outcomes import LEAST_LEVEL, judged, known_p_value, refutation_level
 from experiments_dagster.causal.units.balance import REFUSED_ABOVE, WEAK_ABOVE, BalanceTable
 from experiments_dagster.causal.units.density import DensityTest
 from experiments_dagster.causal.units.discontinuity import FEW_DISTINCT, FEWEST_ROWS, Discontinuity
@@ -36,6 +39,8 @@ from experiments_dagster.causal.units.propensity import Overlap
 from experiments_dagster.causal.units.sensitivity import EValue, RosenbaumBounds
 from experiments_dagster.causal.units.weighting import WeightedEffect
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.intervals import two_sided_p_value
+from experiments_dagster.stats.multiplicity import adjusted_p_values
 from experiments_dagster.stats.noncompliance import WEAK_FIRST_STAGE
 from experiments_dagster.stats.records import CheckOutcome, Estimate
 
@@ -139,16 +144,52 @@ def check_placebo_outcome(effect: UnitEffect | Estimate, *, outcome: str) -> Che
     Args:
         effect: Of the same design on an outcome that the treatment cannot touch.
         outcome: Its name.
+
+    Raises:
+        EstimationError: NOT_IDENTIFIED without a p-value.
     """
+    return check_placebo_outcomes({outcome: effect})[0]
+
+
+def check_placebo_outcomes(
+    effects: Mapping[str, UnitEffect | Estimate],
+) -> tuple[CheckOutcome, ...]:
+    """Block a design that finds an effect where there can be none, on a family of outcomes.
+
+    Args:
+        effects: Of the same design on outcomes that the treatment cannot touch, by name.
+
+    Raises:
+        EstimationError: NOT_IDENTIFIED without a p-value.
+
+    References:
+        Holm 1979.
+    """
+    own = [known_p_value(f"placebo_outcome_{name}", effects[name].p_value) for name in effects]
+    adjusted = adjusted_p_values(own, "holm") if own else ()
+    return tuple(
+        _placebo_outcome(name, effect, p, len(effects))
+        for (name, effect), p in zip(effects.items(), adjusted, strict=True)
+    )
+
+
+def _placebo_outcome(
+    name: str, effect: UnitEffect | Estimate, p_adjusted: float, n: int
+) -> CheckOutcome:
     low = -np.inf if effect.ci_low is None else effect.ci_low
     high = np.inf if effect.ci_high is None else effect.ci_high
+    level = refutation_level(effect.confidence_level)
+    family = f", {p_adjusted:.3g} adjusted by Holm for {n} placebo outcomes" if n > 1 else ""
     return judged(
-        f"placebo_outcome_{outcome}",
-        passed=bool(low <= 0 <= high),
+        f"placebo_outcome_{name}",
+        passed=p_adjusted >= level,
         severity="ERROR",
-        value=effect.p_value,
-        threshold=round(1 - effect.confidence_level, 12),
-        shown=f"effect on {outcome} {effect.estimate:.4g} [{low:.4g}, {high:.4g}]",
+        value=p_adjusted,
+        threshold=level,
+        shown=(
+            f"difference in {name} {effect.estimate:.4g} [{low:.4g}, {high:.4g}], "
+            f"p = {effect.p_value:.3g}{family}, tried at {level:g}"
+        ),
         against="the treatment cannot have caused it, so the groups differ otherwise",
     )
 
@@ -212,7 +253,15 @@ def check_covariate_jumps(checks: Sequence[JumpCheck]) -> CheckOutcome:
 
 
 def check_placebo_cutoffs(checks: Sequence[JumpCheck]) -> CheckOutcome:
-    """Block or warn where the outcome jumps at cutoffs without a rule."""
+    """Block or warn where the outcome jumps at cutoffs without a rule.
+
+    Raises:
+        EstimationError: Fewer than half of them have an estimate.
+    """
+    n_estimable = sum(check.p_adjusted is not None for check in checks)
+    if 0 < 2 * n_estimable < len(checks):
+        detail = f"{n_estimable} of {len(checks)} cutoffs have an estimate, need half of them"
+        raise EstimationError(_first_reason(checks), "placebo_cutoffs", detail)
     return _family("placebo_cutoffs", checks, "jumps are found where nothing starts")
 
 
@@ -292,15 +341,17 @@ def check_heterogeneity(proof: HeterogeneityProof) -> CheckOutcome:
 def check_calibration(proof: HeterogeneityProof) -> CheckOutcome:
     """Warn where predicted effects are too far apart, or too close."""
     slope = proof.calibration_slope
+    p_value = two_sided_p_value((slope.estimate - 1) / slope.std_error)
     return judged(
         "calibration",
-        passed=slope.ci_low <= 1 <= slope.ci_high,
+        # The interval has the level of the claim.
+        passed=slope.ci_low <= 1 <= slope.ci_high and p_value >= LEAST_LEVEL,
         severity="WARN",
         value=slope.estimate,
         threshold=1.0,
         shown=(
             f"observed on predicted effects has slope {slope.estimate:.2f} "
-            f"[{slope.ci_low:.2f}, {slope.ci_high:.2f}]"
+            f"[{slope.ci_low:.2f}, {slope.ci_high:.2f}], p = {p_value:.3g} against 1"
         ),
         against=f"predicted effects are too {'far apart' if slope.estimate < 1 else 'close'}",
     )
@@ -354,6 +405,9 @@ def _of(n_estimable: int, n: int) -> str:
 
 
 def _none_estimable(name: str, checks: Sequence[JumpCheck]) -> EstimationError:
-    reasons = [check.reason for check in checks if check.reason is not None]
-    code = reasons[0] if reasons else "N_TOO_SMALL"
-    return EstimationError(code, name, f"{len(checks)} settings, none with an estimate")
+    detail = f"{len(checks)} settings, none with an estimate"
+    return EstimationError(_first_reason(checks), name, detail)
+
+
+def _first_reason(checks: Sequence[JumpCheck]) -> str:
+    return next((check.reason for check in checks if check.reason is not None), "N_TOO_SMALL")

@@ -41,6 +41,9 @@ IsTreatedCol = Annotated[
 FirstTreatedCol = Annotated[
     str | None, typer.Option(help="Column of a unit's first treated period; empty or 0: never.")
 ]
+ExcludeUnits = Annotated[str | None, typer.Option(help="Units to leave out, with commas between.")]
+First = Annotated[str | None, typer.Option(help="First period to read.")]
+Last = Annotated[str | None, typer.Option(help="Last period to read.")]
 Controls = Annotated[
     str, typer.Option("--control", help="Whom to compare with: never_treated or not_yet_treated.")
 ]
@@ -65,6 +68,9 @@ def did(
     is_treated_col: IsTreatedCol = None,
     first_treated_col: FirstTreatedCol = None,
     covariates: Covariates = None,
+    exclude_units: ExcludeUnits = None,
+    first: First = None,
+    last: Last = None,
     alpha: Alpha = 0.05,
     seed: Seed = 1,
     out_dir: OutDir = None,
@@ -77,7 +83,15 @@ def did(
         from experiments_dagster.cli.causal.run import deliver_study, panel_file_study
 
         panel = _panel(
-            {"unit": unit_col, "time": time_col, "outcome": y, "covariates": listed(covariates)},
+            {
+                "unit": unit_col,
+                "time": time_col,
+                "outcome": y,
+                "covariates": listed(covariates),
+                "exclude_units": listed(exclude_units),
+                "first": moment("--first", first),
+                "last": moment("--last", last),
+            },
             {
                 "--group-col": group_col,
                 "--treated-units": treated_units,
@@ -103,6 +117,9 @@ def event_study(
     is_treated_col: IsTreatedCol = None,
     first_treated_col: FirstTreatedCol = None,
     covariates: Covariates = None,
+    exclude_units: ExcludeUnits = None,
+    first: First = None,
+    last: Last = None,
     alpha: Alpha = 0.05,
     seed: Seed = 1,
     out_dir: OutDir = None,
@@ -115,7 +132,15 @@ def event_study(
         from experiments_dagster.cli.causal.run import deliver_study, panel_file_study
 
         panel = _panel(
-            {"unit": unit_col, "time": time_col, "outcome": y, "covariates": listed(covariates)},
+            {
+                "unit": unit_col,
+                "time": time_col,
+                "outcome": y,
+                "covariates": listed(covariates),
+                "exclude_units": listed(exclude_units),
+                "first": moment("--first", first),
+                "last": moment("--last", last),
+            },
             {
                 "--group-col": group_col,
                 "--treated-units": treated_units,
@@ -141,6 +166,9 @@ def staggered(
     is_treated_col: IsTreatedCol = None,
     first_treated_col: FirstTreatedCol = None,
     covariates: Covariates = None,
+    exclude_units: ExcludeUnits = None,
+    first: First = None,
+    last: Last = None,
     control: Controls = "never_treated",
     alpha: Alpha = 0.05,
     seed: Seed = 1,
@@ -154,7 +182,15 @@ def staggered(
         from experiments_dagster.cli.causal.run import deliver_study, panel_file_study
 
         panel = _panel(
-            {"unit": unit_col, "time": time_col, "outcome": y, "covariates": listed(covariates)},
+            {
+                "unit": unit_col,
+                "time": time_col,
+                "outcome": y,
+                "covariates": listed(covariates),
+                "exclude_units": listed(exclude_units),
+                "first": moment("--first", first),
+                "last": moment("--last", last),
+            },
             {
                 "--group-col": group_col,
                 "--treated-units": treated_units,
@@ -188,6 +224,9 @@ def _panel(
         raise ValueError(msg)
     if columns["unit"] is None and given[0] != "--group-col":
         msg = f"{given[0]} needs --unit-col"
+        raise ValueError(msg)
+    if columns["unit"] is None and columns["exclude_units"]:
+        msg = "--exclude-units needs --unit-col"
         raise ValueError(msg)
     return {
         **columns,

@@ -26,13 +26,21 @@ from experiments_dagster.frames.study_tables import (
     read_units_file,
 )
 from experiments_dagster.interventions.designs import study_of_panel, study_of_units
-from experiments_dagster.interventions.study import Study, StudyEstimate, StudyTable, study_document
+from experiments_dagster.interventions.study import (
+    Claim,
+    Study,
+    StudyEstimate,
+    StudyTable,
+    study_document,
+)
 from experiments_dagster.interventions.study_data import panel_of, units_of
+from experiments_dagster.reporting.numbers import reason_words
 from experiments_dagster.reporting.study_report import (
     StudyRecord,
     render_study_report,
     study_markdown,
 )
+from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.storage.atomic import sha256_file
 
 Spec = TypeVar("Spec", PanelSpec, UnitSpec)
@@ -111,7 +119,7 @@ def deliver_study(ctx: typer.Context, study: Study, outputs: StudyOutputs) -> No
         inputs={name: value for name, value in arguments.items() if not name.startswith("out")},
         estimates=study_document(study),
         diagnostics={"claim": study.claim.status},
-        warnings=study.warnings,
+        warnings=[called(words, study.claim) for words in study.warnings],
         tables={table.name: _rows(table) for table in study.tables},
         plots={picture.name: _drawn(picture.draw) for picture in study.pictures},
         texts={"report.html": render_study_report(record), "study.md": study_markdown(record)},
@@ -135,14 +143,14 @@ def sheets_of(study: Study) -> list[Sheet]:
     claim = study.claim
     said = f"{study.method}: {claim.status}"
     estimates = Sheet(
-        title=f"{said} ({study.estimand})",
+        title=f"{said} (estimand: {study.estimand})",
         columns=(claim.term, "estimate", "std. error", "interval", "p", "method"),
-        rows=[_estimate_row(item) for item in study.estimates],
+        rows=[_estimate_row(item, claim) for item in study.estimates],
         align="lrrrrl",
-        notes=[*claim.clauses],
+        notes=[called(words, claim) for words in claim.clauses],
     )
     ran = [
-        (check.name, "passed" if check.passed else "FAILED", check.message)
+        (check.name, "passed" if check.passed else "FAILED", called(check.message, claim))
         for check in study.refutations
     ]
     skipped = [(item.name, "not run", item.reason) for item in study.skipped]
@@ -153,7 +161,7 @@ def sheets_of(study: Study) -> list[Sheet]:
         align="lll",
         notes=[f"assumes: {text}" for text in study.assumptions],
     )
-    return [estimates, refutations, *map(_table_sheet, study.tables)]
+    return [estimates, refutations, *(_table_sheet(table, claim) for table in study.tables)]
 
 
 def _spec(
@@ -181,25 +189,26 @@ def _problem(item: Any) -> str:
     return f"{flag} {item['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _estimate_row(item: StudyEstimate) -> tuple[str, ...]:
+def _estimate_row(item: StudyEstimate, claim: Claim) -> tuple[str, ...]:
     low, high = (
         ("-inf" if item.ci_low is None else f"{item.ci_low:.6g}"),
         ("inf" if item.ci_high is None else f"{item.ci_high:.6g}"),
     )
     has_interval = item.ci_low is not None or item.ci_high is not None
+    absent = called(reason_words(item.reason), claim) or "-"
     return (
-        item.name,
+        called(item.name, claim),
         f"{item.estimate:.6g}",
         "-" if item.std_error is None else f"{item.std_error:.6g}",
-        f"[{low}, {high}]" if has_interval else "-",
+        f"[{low}, {high}]" if has_interval else absent,
         "-" if item.p_value is None else f"{item.p_value:.4g}",
         item.method,
     )
 
 
-def _table_sheet(table: StudyTable) -> Sheet:
+def _table_sheet(table: StudyTable, claim: Claim) -> Sheet:
     shown = table.rows[:SHOWN_ROWS]
-    notes = [table.note] if table.note else []
+    notes = [called(table.note, claim)] if table.note else []
     if len(table.rows) > SHOWN_ROWS:
         notes.append(f"{len(table.rows) - SHOWN_ROWS} more rows in --json and --out")
     is_number = [
@@ -207,12 +216,18 @@ def _table_sheet(table: StudyTable) -> Sheet:
         for k in range(len(table.columns))
     ]
     return Sheet(
-        title=table.title,
-        columns=table.columns,
+        title=called(table.title, claim),
+        columns=tuple(_column(name, claim) for name in table.columns),
         rows=[[_cell(value) for value in row] for row in shown],
         align="".join("r" if number else "l" for number in is_number),
         notes=notes,
     )
+
+
+def _column(name: str, claim: Claim) -> str:
+    """The name of a column, such as `average_effect`, in the word that the claim allows."""
+    words = called(name.replace("_", " "), claim)
+    return words.replace(" ", "_") if "_" in name else words
 
 
 def _cell(value: object) -> str:
@@ -238,7 +253,9 @@ def _command_line(command: str, arguments: Mapping[str, Any]) -> str:
         if value is None or value is False or name in ("json", "out", "out_json", "out_md"):
             continue
         flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-        words += [flag] if value is True else [flag, _quoted(str(value))]
+        # An option that may stand several times stands once per item.
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [flag] if item is True else [flag, _quoted(str(item))]
     return " ".join(words)
 
 

@@ -222,7 +222,9 @@ def _refute_by_placebo(
 
     def check() -> CheckOutcome:
         placebo = _estimate(_sides(panel, kept, moved, start), design)
-        return check_placebo_period(placebo.difference, start=panel.labels[moved])
+        return check_placebo_period(
+            placebo.difference, start=panel.labels[moved], alpha=design.alpha
+        )
 
     ran.run("placebo_period", check)
 
@@ -240,7 +242,7 @@ def _named(name: str, found: Estimate) -> StudyEstimate:
     words = ERRORS[found.variance_formula]
     named = StudyEstimate.of(name, found, method=f"difference in differences, {words}")
     if found.ci_low is None or found.ci_high is None:
-        return replace(named, reason="no effect on the open side is rejected at this level")
+        return replace(named, reason="no value on the open side is rejected at this level")
     return named
 
 

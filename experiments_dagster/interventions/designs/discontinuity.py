@@ -75,6 +75,7 @@ FUZZY = "fuzzy regression discontinuity, local lines with robust bias-corrected 
 # Of the bandwidth, left out around the cutoff. Without a fifth of it the line is extrapolated so
 # far that noise alone moves a jump of 3.5 standard errors by half in four of ten samples.
 DONUT_SHARES = (0.05, 0.1)
+RATIO = "jump of the outcome per jump of the take-up"
 ROWS = {
     "robust": "robust bias-corrected",
     "bias_corrected": "bias-corrected, interval too short",
@@ -211,19 +212,19 @@ def _estimates(found: Discontinuity) -> tuple[StudyEstimate, ...]:
 
 def _fuzzy_estimates(found: FuzzyDiscontinuity) -> tuple[StudyEstimate, ...]:
     rows = [
-        StudyEstimate.of(f"effect, {words}", getattr(found, row)) for row, words in ROWS.items()
+        StudyEstimate.of(f"{RATIO}, {words}", getattr(found, row)) for row, words in ROWS.items()
     ]
     region = found.anderson_rubin
     is_bounded = region.shape == "bounded"
     rows.append(
         StudyEstimate(
-            name="effect, Anderson-Rubin set",
+            name=f"{RATIO}, Anderson-Rubin set",
             method="fuzzy_local_linear_robust, anderson_rubin",
             estimate=found.robust.estimate,
             ci_low=region.low if is_bounded else None,
             ci_high=region.high if is_bounded else None,
             confidence_level=found.robust.confidence_level,
-            reason=None if is_bounded else "the take-up jumps too little to bound the effect",
+            reason=None if is_bounded else "the take-up jumps too little to bound the ratio",
         )
     )
     jump = "jump of the outcome, below to above"

@@ -10,7 +10,7 @@ import numpy as np
 from experiments_dagster.causal.units.density import DensityTest, density_jump
 from experiments_dagster.causal.units.discontinuity import FEWEST_ROWS
 from experiments_dagster.causal.units.discontinuity_checks import JumpCheck
-from experiments_dagster.causal.units.unit_checks import check_density, check_placebo_outcome
+from experiments_dagster.causal.units.unit_checks import check_density, check_placebo_outcomes
 from experiments_dagster.config.intervention import DiscontinuityDesign
 from experiments_dagster.interventions.study import (
     Picture,
@@ -34,7 +34,7 @@ from experiments_dagster.stats.records import Estimate
 
 RUNNING = "running variable"
 NO_DENSITY = "so few rows, or cells, do not tell whether units chose a side"
-NOTHING_FIXED = "no covariate or outcome was named that was fixed before the cutoff took effect"
+NOTHING_FIXED = "no covariate or outcome was named that was fixed before the rule applied"
 
 # The jump of any outcome at the cutoff, treated side less the other.
 JumpOf = Callable[[FloatArray, FloatArray], Estimate]
@@ -112,18 +112,19 @@ def refute_density(cut: Cut, refutations: Refutations) -> DensityTest | None:
 
 def refute_outcomes(cut: Cut, jump_of: JumpOf, refutations: Refutations) -> tuple[StudyTable, ...]:
     """Try outcomes that the treatment cannot have changed; rows without a value are left out."""
-    rows: list[dict[str, Value]] = []
+    effects: dict[str, Estimate] = {}
     if not cut.units.placebo_outcomes and not cut.units.covariate_names:
         refutations.skip("placebo_outcome", NOTHING_FIXED)
     for name, values in cut.units.placebo_outcomes.items():
         try:
             seen = ~np.isnan(values)
-            found = jump_of(values[seen], cut.x[seen])
+            effects[name] = jump_of(values[seen], cut.x[seen])
         except EstimationError as error:
             refutations.skip(f"placebo_outcome_{name}", str(error))
-        else:
-            refutations.ran.append(check_placebo_outcome(found, outcome=name))
-            rows.append({"outcome": name, **numbers_of(found)})
+    refutations.ran += check_placebo_outcomes(effects)
+    rows: list[dict[str, Value]] = [
+        {"outcome": name, **numbers_of(effect)} for name, effect in effects.items()
+    ]
     title = "Jumps of outcomes that can have none"
     return (table_of("placebo_outcomes", title, rows),) if rows else ()
 

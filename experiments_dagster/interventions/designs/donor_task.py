@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +53,7 @@ ASSUMPTIONS = (
     "Nothing else that moves the treated unit only began at the same time.",
     "Nobody acted on the intervention before it began.",
 )
+WHOLE = re.compile(r"-?\d+")
 Result = SyntheticControlResult | SyntheticDidResult | AugmentedControlResult
 
 
@@ -137,15 +140,27 @@ class DonorTask:
         return total
 
     def _window(self, spec: PredictorSpec) -> tuple[int, int]:
+        """First step of a predictor's periods, and the step after the last one."""
         labels = self.panel.labels
-        inside = [
-            step for step, label in enumerate(labels) if _is_within(label, spec.first, spec.last)
+        is_whole = all(WHOLE.fullmatch(label) for label in labels)
+        kinds = "whole numbers" if is_whole else "dates"
+        has = f"the panel has {kinds}, {labels[0]} to {labels[-1]}"
+        name = f"predictor {'+'.join(spec.columns)}"
+        for given in (spec.first, spec.last):
+            if isinstance(given, int) != is_whole:
+                kind = "whole number" if isinstance(given, int) else "date"
+                msg = f"{name}: period {given} is a {kind}, {has}"
+                raise ValueError(msg)
+        first, last = _position(spec.first), _position(spec.last)
+        if first > last:
+            msg = f"{name}: first period {spec.first} is after the last, {spec.last}"
+            raise ValueError(msg)
+        places = [
+            _position(int(label) if is_whole else dt.date.fromisoformat(label)) for label in labels
         ]
+        inside = [step for step, place in enumerate(places) if first <= place <= last]
         if not inside:
-            msg = (
-                f"predictor {'+'.join(spec.columns)}: no period from {spec.first} to {spec.last}; "
-                f"the panel runs from {labels[0]} to {labels[-1]}"
-            )
+            msg = f"{name}: no period from {spec.first} to {spec.last}; {has}"
             raise ValueError(msg)
         return inside[0], inside[-1] + 1
 
@@ -288,11 +303,9 @@ def _window_mean(values: FloatArray, first: int, stop: int) -> FloatArray:
     return mean
 
 
-def _is_within(label: str, first: object, last: object) -> bool:
-    """Labels are years (or other whole numbers) or ISO dates, as the limits are."""
-    if isinstance(first, int) and isinstance(last, int):
-        return first <= int(label) <= last
-    return str(first) <= label <= str(last)
+def _position(moment: int | dt.date) -> int:
+    """A year (or another whole number) as it is, a date as its day."""
+    return moment if isinstance(moment, int) else moment.toordinal()
 
 
 def weights_of(result: Result) -> FloatArray:

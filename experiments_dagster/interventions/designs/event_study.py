@@ -73,6 +73,7 @@ def event_study(panel: Panel, design: EventStudyDesign) -> Study:
             lambda: check_placebo_period(
                 _estimate(outcomes[:, :start], treated, moved, design).average,
                 start=panel.labels[moved],
+                alpha=design.alpha,
             ),
         )
     ran.run("cluster_count", lambda: check_cluster_count(found.n_control, found.n_treated))

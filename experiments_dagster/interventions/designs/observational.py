@@ -2,7 +2,7 @@
 
     decides    AIPW with linear outcome models and logistic propensity, cross-fitted by unit hash
     beside     the same models fitted to all units, Hajek weights, matched pairs (plain, and with
-               regression on what matching left), and the plain difference, which is no effect
+               regression on what matching left), and the plain difference of means
 
 Without overlap there is no study: the refused propensities are shown with what trimming would
 leave. What each estimator assumes and computes stands in `causal.units`.
@@ -11,11 +11,12 @@ leave. What each estimator assumes and computes stands in `causal.units`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
-from experiments_dagster.causal.outcomes import judged
+from experiments_dagster.causal.outcomes import judged, refutation_level
 from experiments_dagster.causal.series.series_checks import check_leave_one_covariate_out
 from experiments_dagster.causal.series.series_sensitivity import Refit, SeriesSensitivity
 from experiments_dagster.causal.units.effects import UnitEffect
@@ -41,7 +42,7 @@ from experiments_dagster.causal.units.unit_checks import (
     check_e_value,
     check_hidden_bias,
     check_overlap,
-    check_placebo_outcome,
+    check_placebo_outcomes,
     check_weights,
 )
 from experiments_dagster.config.intervention import ObservationalDesign
@@ -74,6 +75,7 @@ from experiments_dagster.interventions.study import (
 from experiments_dagster.interventions.study_data import Units
 from experiments_dagster.reporting.numbers import count, number, plural, share
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.intervals import critical_value
 from experiments_dagster.stats.methods.moments.mean import compare_means
 from experiments_dagster.stats.moments import ArmMoments
 from experiments_dagster.stats.records import CheckOutcome
@@ -157,7 +159,7 @@ def _refute(
     refutations.run("weights", lambda: check_weights(found.weighted))
     refutations.run("estimators_agree", lambda: _check_agreement(sample, found))
     effects = _placebo_effects(units, sample, refutations)
-    refutations.run("leave_one_covariate_out", lambda: check_leave_one_covariate_out(left_out))
+    refutations.run("leave_one_covariate_out", lambda: _check_left_out(left_out))
     refutations.run("e_value", lambda: check_e_value(e_value))
     if bounds is None:
         refutations.skip("hidden_bias", f"no matched pairs: {found.no_pairs or 'all are tied'}")
@@ -168,7 +170,13 @@ def _refute(
     rows: list[dict[str, Value]] = [
         {"outcome": name, **numbers_of(effect)} for name, effect in effects.items()
     ]
-    return (table_of("placebo_outcomes", "Effects on outcomes that can have none", rows),)
+    return (
+        table_of(
+            "placebo_outcomes",
+            "Placebo outcomes: the same comparison where nothing can respond",
+            rows,
+        ),
+    )
 
 
 def _placebo_effects(
@@ -179,27 +187,29 @@ def _placebo_effects(
         refutations.skip("placebo_outcome", NO_PLACEBO)
     for name, values in units.placebo_outcomes.items():
         try:
-            effect = sample.doubly_robust(values, sample.x).effect
+            effects[name] = sample.doubly_robust(values, sample.x).effect
         except EstimationError as error:
             refutations.skip(f"placebo_outcome_{name}", str(error))
-        else:
-            effects[name] = effect
-            refutations.ran.append(check_placebo_outcome(effect, outcome=name))
+    refutations.ran += check_placebo_outcomes(effects)
     return effects
 
 
 def _check_agreement(sample: Sample, found: Found) -> CheckOutcome:
-    """Warn where estimators of one estimand exclude each other; matching has the ATT's only."""
+    """Warn where estimators of one estimand exclude each other; matching has the ATT's only.
+
+    Intervals of more than 95 % would hide what the estimators say of each other.
+    """
     effects = {"AIPW": found.robust.effect, "weighting": found.weighted.effect}
     if sample.target == "att" and found.pairs is not None:
         effects["matching"] = found.pairs[1].effect
+    z = critical_value(refutation_level(1 - sample.design.alpha))
+    low = {name: effect.estimate - z * effect.std_error for name, effect in effects.items()}
+    high = {name: effect.estimate + z * effect.std_error for name, effect in effects.items()}
     apart = [
-        f"{a} and {b}"
-        for a, b in combinations(effects, 2)
-        if effects[a].ci_high < effects[b].ci_low or effects[b].ci_high < effects[a].ci_low
+        f"{a} and {b}" for a, b in combinations(effects, 2) if high[a] < low[b] or high[b] < low[a]
     ]
     shown = ", ".join(
-        f"{name} {effect.estimate:.4g} [{effect.ci_low:.4g}, {effect.ci_high:.4g}]"
+        f"{name} {effect.estimate:.4g} [{low[name]:.4g}, {high[name]:.4g}]"
         for name, effect in effects.items()
     )
     return judged(
@@ -211,6 +221,19 @@ def _check_agreement(sample: Sample, found: Found) -> CheckOutcome:
         shown=shown,
         against=f"{'; '.join(apart)} exclude each other, the result hangs on the model",
     )
+
+
+def _check_left_out(found: SeriesSensitivity) -> CheckOutcome:
+    """Warn where one covariate carries the adjustment, as the one true confounder must."""
+    outcome = check_leave_one_covariate_out(found)
+    if outcome.passed:
+        return outcome
+    effects = {refit.left_out: refit.effect for refit in found.refits if refit.effect is not None}
+    carrier = max(effects, key=lambda name: abs(effects[name] - found.full_effect))
+    words = (
+        f"{carrier} carries the adjustment, which alone is no fault if {carrier} is measured well"
+    )
+    return replace(outcome, message=f"{outcome.message}; {words}")
 
 
 def _leave_one_out(sample: Sample, found: Found) -> SeriesSensitivity:
@@ -266,7 +289,7 @@ def _estimates(sample: Sample, found: Found) -> tuple[StudyEstimate, ...]:
     mask = sample.is_treated
     control, treatment = (ArmMoments.from_arrays(y=sample.y[arm]) for arm in (~mask, mask))
     naive = compare_means(control, treatment, alpha=sample.design.alpha).difference
-    rows.append(StudyEstimate.of("plain difference, not an effect", naive))
+    rows.append(StudyEstimate.of("plain difference, unadjusted", naive))
     return tuple(rows)
 
 
@@ -374,7 +397,7 @@ def _refused(
         warnings.append(
             f"{count(int(kept.sum()))} of {plural(len(kept), 'unit')} "
             f"({count(int((kept & sample.is_treated).sum()))} treated) have a propensity inside "
-            f"{list(TRIM_BOUNDS)}: an effect on these alone is another, trimmed estimand"
+            f"{list(TRIM_BOUNDS)}: what is found among these alone is another, trimmed estimand"
         )
     return Study(
         design=sample.design.kind,

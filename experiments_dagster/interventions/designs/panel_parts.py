@@ -148,7 +148,7 @@ def missing_warnings(panel: Panel, outcomes: FloatArray) -> tuple[str, ...]:
         f"{count(int((is_left_out & side).sum()))} of {count(int(side.sum()))} {name}"
         for name, side in sides
     )
-    return (f"left out for a missing period: {shown} units; the effect is of the others",)
+    return (f"left out for a missing period: {shown} units; the estimate is of the others",)
 
 
 def refute_leads(ran: Refutations, found: EventStudy | EstimationError, start: int) -> None:

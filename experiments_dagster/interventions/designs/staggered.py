@@ -111,7 +111,7 @@ def staggered_study(panel: Panel, design: StaggeredDesign) -> Study:
         pictures=(
             event_picture(
                 found.dynamic,
-                title=f"{panel.outcome_name}: effect by period since the start",
+                title=f"{panel.outcome_name}: difference by period since the start",
                 unit=panel.outcome_name,
                 confidence_level=found.confidence_level,
                 reference=None,
@@ -200,7 +200,7 @@ def _refute_by_placebo(
 
     def check() -> CheckOutcome:
         placebo = data.moved(moved).effects(design).simple
-        return check_placebo_period(placebo, start=panel.labels[moved])
+        return check_placebo_period(placebo, start=panel.labels[moved], alpha=design.alpha)
 
     # Of several starts the leads cover the same periods.
     ran.run(name, check, needed=False)
@@ -338,9 +338,8 @@ def _contrast_table(contrast: TwoWayContrast | EstimationError) -> StudyTable:
         "two_way_contrast",
         title,
         [row],
-        note="What a regression with unit and period effects would print. It weighs the effects "
-        "of some cohorts and periods negatively, as the share says, where units treated before "
-        "serve as controls.",
+        note="What a two-way fixed-effects regression would print. It weighs some cohorts and "
+        "periods negatively, as the share says, where units treated before serve as controls.",
     )
 
 

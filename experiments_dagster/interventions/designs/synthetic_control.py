@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from experiments_dagster.causal.outcomes import refutation_level
 from experiments_dagster.causal.series.augmented_control import (
     AugmentedControlResult,
 )
@@ -54,6 +55,7 @@ from experiments_dagster.interventions.designs.donor_views import (
     donor_pictures,
     donor_tables,
 )
+from experiments_dagster.interventions.designs.panel_parts import check_rows
 from experiments_dagster.interventions.study import (
     Refutations,
     Study,
@@ -73,7 +75,12 @@ def donor_study(panel: Panel, design: SyntheticControlDesign) -> Study:
     Args:
         panel: Units by periods; those treated first together are the treated.
         design: Method, donors, predictors.
+
+    Raises:
+        ValueError: A unit with two rows in a period, or a donor or a predictor's period that the
+            panel does not have.
     """
+    check_rows(panel)
     task = DonorTask(panel, design)
     refutations = Refutations()
     refutations.ran += [task.check_donors(), task.check_leak()]
@@ -122,7 +129,7 @@ def _refute(
     try:
         time = donor_placebo_in_time(panel, task.effect_of, n_placebos=N_TIME_PLACEBOS)
         refutations.ran += [
-            check_placebo_in_time(time, alpha=task.design.alpha),
+            check_placebo_in_time(time, alpha=refutation_level(1 - task.design.alpha)),
             check_bias_alarm(time),
         ]
     except EstimationError as error:

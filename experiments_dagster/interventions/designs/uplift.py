@@ -26,6 +26,7 @@ from experiments_dagster.causal.units.learners import UpliftFit
 from experiments_dagster.config.intervention import UpliftDesign
 from experiments_dagster.interventions.designs import uplift_tables as tables_of
 from experiments_dagster.interventions.designs.uplift_checks import (
+    assignment_stands,
     check_claim,
     check_comparability,
     check_sample,
@@ -127,6 +128,7 @@ def _study(
         estimand=ESTIMAND.format(outcome=units.outcome_name),
         facts=_facts(units, design),
         assumptions=_assumptions(design),
+        is_randomised=design.treated_share is not None and assignment_stands(refutations),
         estimates=tuple(estimates),
         refutations=tuple(refutations.ran),
         skipped=tuple(refutations.skipped),

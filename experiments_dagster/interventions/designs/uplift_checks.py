@@ -9,6 +9,7 @@ import numpy as np
 from experiments_dagster.causal.outcomes import judged
 from experiments_dagster.causal.units.balance import BalanceTable, balance_table
 from experiments_dagster.causal.units.doubly_robust import checked_folds, doubly_robust_effect
+from experiments_dagster.causal.units.effects import UnitEffect
 from experiments_dagster.causal.units.learners import UpliftFit
 from experiments_dagster.causal.units.propensity import cross_fitted_propensity, measure_overlap
 from experiments_dagster.causal.units.unit_checks import (
@@ -17,7 +18,7 @@ from experiments_dagster.causal.units.unit_checks import (
     check_calibration,
     check_heterogeneity,
     check_overlap,
-    check_placebo_outcome,
+    check_placebo_outcomes,
     check_weights,
 )
 from experiments_dagster.causal.units.weighting import inverse_weights
@@ -65,8 +66,13 @@ def check_comparability(
         refutations.skip("balance", str(error))
     else:
         refutations.ran += [check_balance(balance), check_weights(balance)]
+    effects = {}
     for name in units.placebo_outcomes:
-        refutations.run(f"placebo_outcome_{name}", partial(_placebo, units, design, name))
+        try:
+            effects[name] = _placebo(units, design, name)
+        except EstimationError as error:
+            refutations.skip(f"placebo_outcome_{name}", str(error))
+    refutations.ran += check_placebo_outcomes(effects)
     if design.treated_share is None and not units.placebo_outcomes:
         reason = "no outcome is named that the treatment cannot have changed"
         refutations.skip("placebo_outcome", reason)
@@ -81,8 +87,17 @@ def _overlap(units: Units, design: UpliftDesign) -> CheckOutcome:
     return check_overlap(measure_overlap(propensity))
 
 
-def _placebo(units: Units, design: UpliftDesign, name: str) -> CheckOutcome:
-    found = doubly_robust_effect(
+def assignment_stands(refutations: Refutations) -> bool:
+    """Whether nothing that was tried speaks against assignment at random."""
+    return all(
+        check.passed
+        for check in refutations.ran
+        if check.name in {"sample_ratio", "balance"} or check.name.startswith("placebo_outcome")
+    )
+
+
+def _placebo(units: Units, design: UpliftDesign, name: str) -> UnitEffect:
+    return doubly_robust_effect(
         units.placebo_outcomes[name],
         treatment_of(units),
         units.covariates,
@@ -90,8 +105,7 @@ def _placebo(units: Units, design: UpliftDesign, name: str) -> CheckOutcome:
         folds=design.folds,
         seed=design.seed,
         alpha=design.alpha,
-    )
-    return check_placebo_outcome(found.effect, outcome=name)
+    ).effect
 
 
 def check_claim(evidence: Evidence, refutations: Refutations) -> None:

@@ -1,5 +1,7 @@
 """Each refutation of a panel design fires on its fault and is silent on a clean case."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,16 +90,31 @@ def before_the_start(*, start, **changes):
 
 
 def test_placebo_period():
-    clean = check_placebo_period(before_the_start(start=3), start="period 3")
+    clean = check_placebo_period(before_the_start(start=3), start="period 3", alpha=0.05)
     assert verdict(clean) == ("placebo_period_period 3", True, "ERROR")
     # What began two periods early is found before the start.
     early = before_the_start(start=3, effect=3.0, n_pre=3)
-    fault = check_placebo_period(early, start="period 3")
+    fault = check_placebo_period(early, start="period 3", alpha=0.05)
     assert verdict(fault) == ("placebo_period_period 3", False, "ERROR")
     assert fault.threshold == 0.05
     y, treated = make_outcomes(effect=3.0, n_pre=3)
     average = estimate_event_study(y[:, :5], treated, 3, seed=1).average
-    assert not check_placebo_period(average, start="3").passed
+    assert not check_placebo_period(average, start="3", alpha=0.05).passed
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_a_stricter_claim_is_no_easier_to_defend(alpha):
+    """Both trends are seen at 5 % and not at 0.1 %."""
+    found = study(slope=0.1, seed=5)
+    assert 0.001 < found.pre_trend.test.p_value < 0.05
+    outcome = check_pre_trend(replace(found, confidence_level=1 - alpha))
+    assert (outcome.passed, outcome.threshold) == (False, 0.05)
+    early = before_the_start(start=3, slope=0.25)
+    assert 0.001 < early.p_value < 0.05
+    outcome = check_placebo_period(replace(early, ci_low=-9.0), start="3", alpha=alpha)
+    assert (outcome.passed, outcome.threshold) == (False, 0.05)
+    loose = check_pre_trend(replace(found, confidence_level=0.9))
+    assert loose.threshold == 0.1
 
 
 def test_cluster_count():

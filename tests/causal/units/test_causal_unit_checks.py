@@ -10,11 +10,13 @@ from experiments_dagster.causal.units.balance import balance_table
 from experiments_dagster.causal.units.density import density_jump
 from experiments_dagster.causal.units.discontinuity import estimate_discontinuity
 from experiments_dagster.causal.units.discontinuity_checks import (
+    JumpCheck,
     bandwidth_sensitivity,
     covariate_jumps,
     donut_sensitivity,
     placebo_cutoffs,
 )
+from experiments_dagster.causal.units.effects import effect_from_scores
 from experiments_dagster.causal.units.fuzzy_discontinuity import estimate_fuzzy_discontinuity
 from experiments_dagster.causal.units.heterogeneity_proof import prove_heterogeneity
 from experiments_dagster.causal.units.learners import fit_uplift
@@ -41,10 +43,12 @@ from experiments_dagster.causal.units.unit_checks import (
     check_overlap,
     check_placebo_cutoffs,
     check_placebo_outcome,
+    check_placebo_outcomes,
     check_weights,
 )
 from experiments_dagster.causal.units.weighting import weighted_effect
 from experiments_dagster.stats.errors import EstimationError
+from experiments_dagster.stats.intervals import critical_value
 
 
 def verdict(outcome):
@@ -135,6 +139,69 @@ def test_placebo_outcome():
     assert "the treatment cannot have caused it" in outcome.message
 
 
+def effect_of_p(p_value, alpha=0.05):
+    """An effect whose error is 1 and whose p-value is known."""
+    half = np.sqrt(0.5)
+    return effect_from_scores(
+        np.array([half, -half]),
+        means=(0.0, critical_value(p_value)),
+        sizes=(1, 1),
+        estimand="ate",
+        method="test",
+        variance_formula="scores",
+        alpha=alpha,
+    )
+
+
+@pytest.mark.parametrize(
+    ("p", "alpha", "threshold", "passed"),
+    [
+        (0.012, 0.05, 0.05, False),
+        (0.012, 0.001, 0.05, False),  # a stricter claim is no easier to defend
+        (0.08, 0.05, 0.05, True),
+        (0.08, 0.1, 0.1, False),
+    ],
+)
+def test_a_placebo_outcome_is_tried_at_5_percent_or_the_level_of_the_claim(
+    p, alpha, threshold, passed
+):
+    effect = effect_of_p(p, alpha)
+    outcome = check_placebo_outcome(effect, outcome="before")
+    assert (outcome.passed, outcome.threshold) == (passed, threshold)
+    assert outcome.value == pytest.approx(p)
+    assert f"p = {p:.3g}, tried at {threshold:g}" in outcome.message
+
+
+def test_several_placebo_outcomes_are_one_family():
+    names = {"a": 0.02, "b": 0.5, "c": 0.9}
+    family = check_placebo_outcomes({name: effect_of_p(p) for name, p in names.items()})
+    assert [outcome.name for outcome in family] == [f"placebo_outcome_{name}" for name in names]
+    assert [outcome.passed for outcome in family] == [True, True, True]
+    # Holm 1979: three times the smallest, twice the next, and never less than one before.
+    assert [outcome.value for outcome in family] == pytest.approx([0.06, 1.0, 1.0])
+    assert "0.06 adjusted by Holm for 3 placebo outcomes" in family[0].message
+    assert not check_placebo_outcome(effect_of_p(0.02), outcome="a").passed
+    small = check_placebo_outcomes({"a": effect_of_p(0.01), "b": effect_of_p(0.5)})
+    assert [outcome.passed for outcome in small] == [False, True]
+    assert check_placebo_outcomes({}) == ()
+    unknown = replace(estimate_discontinuity(*make_threshold()[:2], 0.0).robust, p_value=None)
+    with pytest.raises(EstimationError, match="no p-value"):
+        check_placebo_outcome(unknown, outcome="before")
+
+
+def test_two_placebo_outcomes_refuse_sound_studies_at_the_level_of_one():
+    """1,000 sound studies; one by one 9.75 % of them would be refused."""
+    rng = np.random.default_rng(7)
+    p_values = rng.uniform(size=(1000, 2))
+    refused = [
+        not all(one.passed for one in check_placebo_outcomes({k: effect_of_p(v) for k, v in pair}))
+        for pair in (enumerate(row) for row in p_values)
+    ]
+    # 99.9 % of rates at 5 % lie below.
+    assert np.mean(refused) < 0.05 + 3.1 * np.sqrt(0.05 * 0.95 / 1000)
+    assert (p_values < 0.05).any(axis=1).mean() > 0.08
+
+
 def test_hidden_bias():
     rng = np.random.default_rng(4)
     strong = rosenbaum_signed_rank(rng.normal(1.0, 1.0, size=100))
@@ -199,6 +266,16 @@ def test_placebo_cutoffs():
     outcome = check_placebo_cutoffs(placebo_cutoffs(stairs, x, 0.0, cutoffs=[-0.5, 0.5]))
     assert verdict(outcome) == ("placebo_cutoffs", False, "ERROR")
     assert "at 0.5, 2 settings" in outcome.message
+
+
+def test_placebo_cutoffs_of_which_most_cannot_be_estimated_are_not_tried():
+    y, x, _ = make_threshold()
+    tried = placebo_cutoffs(y, x, 0.0)
+    missing = JumpCheck(name="placebo_cutoff", value=9.0, estimate=None, reason="N_TOO_SMALL")
+    assert check_placebo_cutoffs([*tried[:3], *[missing] * 3]).passed
+    with pytest.raises(EstimationError, match="2 of 6 cutoffs have an estimate") as caught:
+        check_placebo_cutoffs([*tried[:2], *[missing] * 4])
+    assert caught.value.code == "N_TOO_SMALL"
 
 
 def test_bandwidths():
@@ -269,6 +346,9 @@ def test_heterogeneity_and_calibration():
         outcome = check_calibration(stretched)
         assert verdict(outcome) == ("calibration", False, "WARN")
         assert word in outcome.message
+        # An interval of a stricter claim may hold 1; the prediction is no better for it.
+        strict = replace(stretched.calibration_slope, ci_low=-9.0, ci_high=9.0)
+        assert not check_calibration(replace(stretched, calibration_slope=strict)).passed
     y, t, x, _ = make_experiment(seed=3)
     noise = prove_heterogeneity(fit_uplift(y, t, x, propensity=0.5, unit_keys=np.arange(len(y))))
     outcome = check_heterogeneity(noise)
