@@ -83,7 +83,8 @@ def _intervention_row(
     is_current = not has_changed(intervention, manifest.head, found)
     if is_series:
         return {"design": "time_series", **found, "is_current": is_current}
-    kept = ("intervention", "design", "method", "estimand", "status", "reason", "reason_detail")
+    names = ("intervention", "design", "method", "estimand", "is_randomised")
+    kept = (*names, "status", "reason", "reason_detail")
     row = {name: found[name] for name in (*kept, "claim", "cutoff", "version", "warnings")}
     first = found["estimates"][0] if found["estimates"] else None
     return row | {"estimate": first, "is_current": is_current}
@@ -221,10 +222,11 @@ def reason_lines(document: dict[str, Any]) -> list[str]:
 
 def _intervention_line(summary: dict[str, Any]) -> str:
     """What an intervention shows, and whether it may be called an effect."""
-    head = f"{summary['intervention']} (not randomised)"
+    is_randomised = summary.get("is_randomised", False)
+    head = f"{summary['intervention']} ({'' if is_randomised else 'not '}randomised)"
     if summary["claim"] is None:
         return f"{head}: waiting: {summary['reason']}"
-    claim = Claim(status=summary["claim"]["status"], clauses=())
+    claim = Claim(status=summary["claim"]["status"], clauses=(), is_randomised=is_randomised)
     older = "" if summary["is_current"] else "; older than its data or configuration"
     if "total" in summary:
         return f"{head}: {_series_words(summary, claim)}{older}"

@@ -214,6 +214,7 @@ def study_document(study: Study) -> dict[str, Any]:
         "design": study.design,
         "method": study.method,
         "estimand": study.estimand,
+        "is_randomised": study.is_randomised,
         "status": "not_estimable" if study.reason else "ok",
         "reason": study.reason,
         "reason_detail": study.reason_detail,
