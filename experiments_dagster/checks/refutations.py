@@ -43,7 +43,6 @@ OTHERS = {
     "relative_magnitude": "The difference survives a trend as bad as the worst one before.",
     "placebo_period": "No difference at a start that never was.",
     "cluster_count": "There are enough clusters for the interval to hold.",
-    "negative_weights": "No treated unit is subtracted from another.",
     "overlap": "Treated and untreated units are comparable.",
     "balance": "After adjustment both groups agree in what was known before.",
     "weights": "The estimate does not rest on a few units.",
@@ -80,7 +79,7 @@ def refutation_specs(asset: list[str], names: dict[str, str]) -> list[dg.AssetCh
 def refutation_results(
     asset: list[str], names: dict[str, str], study: Study
 ) -> Iterator[dg.AssetCheckResult]:
-    """One result per kind of refutation that ran or should have run.
+    """One result per kind of refutation that ran; one that could not run weakens the claim.
 
     Raises:
         KeyError: A refutation has no check: the list above lacks it.

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import narwhals as nw
 import polars as pl
 
+from experiments_dagster.config.intervention import PanelSpec, UnitSpec
 from experiments_dagster.config.metrics import Metric
 from experiments_dagster.config.project import Intervention, Project
 from experiments_dagster.config.study_data import Group, MetricWindow, PanelEvents, UnitsEvents
@@ -112,8 +113,12 @@ def _nobody(group: Group) -> str:
 def missing_days(reader: EventReader, intervention: Intervention) -> str | None:
     """Why a study of events cannot be made yet, or None."""
     spec = intervention.spec
-    data = getattr(spec, "panel", None) or getattr(spec, "units", None)
-    last = data.post.end if isinstance(data, PanelEvents) else data.outcome.end  # type: ignore[union-attr]
+    if isinstance(spec, PanelSpec) and isinstance(spec.panel, PanelEvents):
+        last = spec.panel.post.end
+    elif isinstance(spec, UnitSpec) and isinstance(spec.units, UnitsEvents):
+        last = spec.units.outcome.end
+    else:
+        return None
     assert intervention.metric is not None
     landed = reader.last_whole_day(intervention.metric.parts[0].source)
     if landed is not None and landed >= last:

@@ -17,13 +17,10 @@ import polars as pl
 
 from experiments_dagster import __version__
 from experiments_dagster.causal.series.records import EffectInterval, ImpactResult, PlaceboResult
-from experiments_dagster.config.intervention import TimeSeriesSpec
-from experiments_dagster.config.project import Intervention, Project
+from experiments_dagster.config.project import Intervention
 from experiments_dagster.config.study_data import SeriesFile
 from experiments_dagster.frames.series import DailySeries, time_series_spec
 from experiments_dagster.interventions.claim_tables import (
-    file_hashes,
-    has_changed,
     refuse_older_frame,
     version_of,
     write_claim_tables,
@@ -38,7 +35,6 @@ from experiments_dagster.storage.atomic import (
     write_bytes,
 )
 from experiments_dagster.storage.layout import Layout
-from experiments_dagster.storage.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,23 +138,6 @@ def series_data(intervention: Intervention, series: DailySeries) -> SeriesData:
         controls=controls,
         display_unit=metric.display_unit if metric else None,
     )
-
-
-def due_series(project: Project, manifest: Manifest) -> list[str]:
-    """Time series that were not estimated yet on all that has landed, or on the file as it is."""
-    due = []
-    for slug, intervention in project.interventions.items():
-        if not isinstance(intervention.spec, TimeSeriesSpec):
-            continue
-        done = read_summary(manifest.layout, slug)
-        if intervention.files:
-            can_be_made = file_hashes(intervention) is not None
-        else:
-            can_be_made = bool(manifest.head)
-        is_new = done is None or has_changed(intervention, manifest.head, done)
-        if can_be_made and is_new:
-            due.append(slug)
-    return due
 
 
 def impact_series(result: SeriesRows, impact: ImpactResult) -> pl.DataFrame:

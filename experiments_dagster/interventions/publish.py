@@ -27,7 +27,7 @@ from experiments_dagster.interventions.claim_tables import (
     write_claim_tables,
 )
 from experiments_dagster.interventions.designs import study_of_panel, study_of_units
-from experiments_dagster.interventions.estimate import due_series, estimate_intervention
+from experiments_dagster.interventions.estimate import estimate_intervention, read_summary
 from experiments_dagster.interventions.report import publish_intervention_report
 from experiments_dagster.interventions.study import Study, study_document
 from experiments_dagster.interventions.study_data import panel_of, units_of
@@ -148,23 +148,23 @@ def read_study(layout: Layout, slug: str) -> dict[str, Any] | None:
 
 
 def due_interventions(project: Project, manifest: Manifest) -> list[str]:
-    """Interventions of every design that have news since they were estimated."""
-    return due_series(project, manifest) + due_studies(project, manifest)
+    """Interventions whose data, table or file has changed since, and that can be made.
 
-
-def due_studies(project: Project, manifest: Manifest) -> list[str]:
-    """Studies of panels and units whose data, table or file has changed since, and can be made."""
+    A time series is estimated as data arrive; a study waits for the last day that it reads. A
+    table that is gone is the configuration's mistake, and named when it is loaded.
+    """
     due = []
     for slug, intervention in project.interventions.items():
-        if isinstance(intervention.spec, TimeSeriesSpec):
-            continue
-        done = read_study(manifest.layout, slug)
+        is_series = isinstance(intervention.spec, TimeSeriesSpec)
+        done = (read_summary if is_series else read_study)(manifest.layout, slug)
         if done is not None and not has_changed(intervention, manifest.head, done):
             continue
         if intervention.files:
-            # A table that is gone is the configuration's mistake, and named when it is loaded.
-            if file_hashes(intervention) is not None:
-                due.append(slug)
-        elif manifest.head and not_ready(project, manifest, intervention) is None:
+            can_be_made = file_hashes(intervention) is not None
+        else:
+            can_be_made = bool(manifest.head) and (
+                is_series or not_ready(project, manifest, intervention) is None
+            )
+        if can_be_made:
             due.append(slug)
     return due

@@ -1,4 +1,4 @@
-"""Picture and report of one intervention."""
+"""The report of one intervention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from experiments_dagster import __version__
 from experiments_dagster.interventions.estimate import InterventionResult
-from experiments_dagster.reporting.blocks import WIDE
 from experiments_dagster.reporting.study_report import StudyRecord, render_study_report
 from experiments_dagster.storage.atomic import write_bytes
 from experiments_dagster.storage.layout import Layout
@@ -30,12 +29,6 @@ def study_record(result: InterventionResult) -> StudyRecord:
         display_unit=metric.display_unit if metric else None,
         tables_at=f"results/impact_series/{slug}",
     )
-
-
-def impact_svg(result: InterventionResult) -> str | None:
-    """Observed against counterfactual, pointwise and cumulative; None if not estimable."""
-    pictures = result.study.pictures
-    return pictures[0].draw(WIDE) if pictures else None
 
 
 def publish_intervention_report(layout: Layout, result: InterventionResult) -> Path:

@@ -26,7 +26,6 @@ QUESTIONS = {
     "leave_out_last_pre_steps": ("Without the last steps before", "does it hang on them?"),
     "leave_out_predictor": ("Without each predictor", "does it hang on one of them?"),
     "mass_points": ("Mass points", "does the running variable take enough values?"),
-    "negative_weights": ("Negative weights", "does it subtract units that were treated?"),
     "other_splits": ("Other splits", "does it hang on how units were split for the fits?"),
     "overlap": ("Overlap", "are there comparable units in both groups?"),
     "placebo_cutoffs": ("Placebo cutoffs", "is there a jump where no rule starts?"),

@@ -15,7 +15,7 @@ from experiments_dagster.frames.study_frames import (
     not_ready,
     read_study_frame,
 )
-from experiments_dagster.interventions.publish import due_studies, run_study, write_study
+from experiments_dagster.interventions.publish import due_interventions, run_study, write_study
 from experiments_dagster.storage.errors import ContractError
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -181,12 +181,12 @@ def test_nothing_is_due_before_the_last_day_has_landed_whole(tmp_path):
     assert "up to 2026-03-15, landed as a whole up to 2026-03-14" in str(
         not_ready(project, manifest, intervention)
     )
-    assert due_studies(project, manifest) == []
+    assert due_interventions(project, manifest) == []
     late = [("u3", dt.datetime(2026, 3, 16, 9, tzinfo=dt.UTC), "order", "late", 5.0)]
     incoming(project, "events", "late", events_table(late))
     land_now(project, now=dt.datetime(2026, 3, 16, 13, tzinfo=dt.UTC))
     assert not_ready(project, manifest_of(project), intervention) is None
-    assert due_studies(project, manifest_of(project)) == ["units"]
+    assert due_interventions(project, manifest_of(project)) == ["units"]
 
 
 def test_late_events_change_the_frame_and_make_the_study_due_again(landed):
@@ -194,11 +194,11 @@ def test_late_events_change_the_frame_and_make_the_study_due_again(landed):
     frame = built(project, "units")
     manifest = manifest_of(project)
     write_study(manifest.layout, run_study(project.interventions["units"], frame))
-    assert "units" not in due_studies(project, manifest)
+    assert "units" not in due_interventions(project, manifest)
     late = ("u4", dt.datetime(2026, 3, 3, 9, tzinfo=dt.UTC), "order", "late", 12.5)
     incoming(project, "events", "late", events_table([late, rows[0]]))
     land_now(project, now=dt.datetime(2026, 5, 2, tzinfo=dt.UTC))
-    assert "units" in due_studies(project, manifest_of(project))
+    assert "units" in due_interventions(project, manifest_of(project))
     changed = built(project, "units").rows.join(frame.rows, on="unit", suffix="_old")
     different = changed.filter((pl.col("outcome") - pl.col("outcome_old")).abs() > 1e-9)
     assert different["unit"].to_list() == ["u4"]

@@ -13,14 +13,13 @@ from experiments_dagster.causal.series.impact import estimate_impact
 from experiments_dagster.config.project import load_project
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import (
-    due_series,
     estimate_intervention,
     impact_series,
     read_summary,
     write_impact,
 )
+from experiments_dagster.interventions.publish import due_interventions
 from experiments_dagster.interventions.report import (
-    impact_svg,
     publish_intervention_report,
     study_record,
 )
@@ -93,7 +92,7 @@ def test_a_known_lift_is_inside_the_interval_and_noticed(project):
     document = write_impact(manifest.layout, result)
     assert read_summary(manifest.layout, "spring") == document
     assert document["status"] == "ok"
-    assert due_series(project, manifest) == []
+    assert due_interventions(project, manifest) == []
     table = impact_series(result, result.impact)
     assert table.height == 24 + 6
     assert table["effect"].null_count() == 24
@@ -101,7 +100,7 @@ def test_a_known_lift_is_inside_the_interval_and_noticed(project):
         manifest.layout.results("impact_series", "spring") / f"{result.version}.parquet"
     )
     assert written.drop("cutoff", "version").equals(table)
-    assert "<svg" in impact_svg(result)
+    assert "<svg" in result.study.pictures[0].draw(780)
     again = read_daily_series(manifest.layout, "spring")
     assert again.days.equals(series.days)
 
@@ -229,13 +228,13 @@ def test_before_the_post_period_it_is_not_estimable_and_says_so(project):
     assert result.reason == "N_TOO_SMALL"
     document = write_impact(manifest.layout, result)
     assert (document["status"], document["total"]) == ("not_estimable", None)
-    assert impact_svg(result) is None
+    assert result.study.pictures == ()
     page = publish_intervention_report(manifest.layout, result).read_text()
     assert "NOT ESTIMABLE" in page
     assert "too few" in page
     assert document["claim"]["status"] == "NOT_ESTIMABLE"
     land_days(project, dt.date(2026, 2, 11), dt.date(2026, 4, 1))
-    assert due_series(project, manifest_of(project)) == ["spring"]
+    assert due_interventions(project, manifest_of(project)) == ["spring"]
 
 
 def test_without_treated_units_the_contract_says_so(project):

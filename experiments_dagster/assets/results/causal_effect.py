@@ -1,17 +1,14 @@
 """frames/study_frame and results/causal_effect: panels and units without randomisation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import dagster as dg
 
+from experiments_dagster.assets.results.study_metadata import study_metadata
 from experiments_dagster.automation.partitions import INTERVENTIONS, all_days
 from experiments_dagster.checks.refutations import OTHERS, refutation_results, refutation_specs
 from experiments_dagster.checks.specs import STUDY_FRAME, check_spec, contract_result
 from experiments_dagster.config.intervention import TimeSeriesSpec
-from experiments_dagster.interventions.study import Study, StudyEstimate
-from experiments_dagster.reporting.blocks import WIDE
-from experiments_dagster.reporting.charts import data_uri
-from experiments_dagster.reporting.study_sections import called
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.errors import ContractError
 
@@ -114,38 +111,12 @@ def causal_effect(
     report = publish_study_report(layout, result)
     publish_catalog(layout)
     study = result.study
-    pictures = {
-        picture.name: dg.MetadataValue.md(f"![{picture.name}]({data_uri(picture.draw(WIDE))})")
-        for picture in study.pictures
-    }
     yield dg.MaterializeResult(
         asset_key=dg.AssetKey(CAUSAL_EFFECT),
         metadata={
             **study_metadata(study, document["warnings"]),
-            **pictures,
             "report": dg.MetadataValue.path(str(report)),
             "version": document["version"],
         },
         check_results=list(refutation_results(CAUSAL_EFFECT, OTHERS, study)),
     )
-
-
-def study_metadata(study: Study, warnings: Sequence[str]) -> dict[str, str]:
-    """Claim, estimates and warnings, in the word that the claim allows."""
-    claim = study.claim
-    return {
-        "claim": claim.status,
-        "because": called("; ".join(claim.clauses), claim) or "no refutation failed",
-        "design": study.method,
-        "estimand": study.estimand,
-        **{f"{claim.term}: {called(item.name, claim)}": _words(item) for item in study.estimates},
-        "warnings": called("; ".join(warnings), claim) or "none",
-    }
-
-
-def _words(item: StudyEstimate) -> str:
-    """An estimate with its interval."""
-    low = "-inf" if item.ci_low is None else f"{item.ci_low:.5g}"
-    high = "inf" if item.ci_high is None else f"{item.ci_high:.5g}"
-    has_interval = item.ci_low is not None or item.ci_high is not None
-    return f"{item.estimate:.5g}" + (f" [{low}, {high}]" if has_interval else "")

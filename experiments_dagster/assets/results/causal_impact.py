@@ -1,18 +1,17 @@
 """frames/daily_series and results/causal_impact: interventions without randomisation."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
+from experiments_dagster.assets.results.study_metadata import study_metadata
 from experiments_dagster.automation.partitions import INTERVENTIONS, all_days
 from experiments_dagster.checks.refutations import SERIES, refutation_results, refutation_specs
 from experiments_dagster.checks.specs import DAILY_SERIES, check_spec, contract_result
 from experiments_dagster.config.intervention import TimeSeriesSpec
 from experiments_dagster.frames.series import build_daily_series, read_daily_series
 from experiments_dagster.interventions.estimate import estimate_intervention, write_impact
-from experiments_dagster.interventions.report import impact_svg, publish_intervention_report
-from experiments_dagster.reporting.charts import data_uri
+from experiments_dagster.interventions.report import publish_intervention_report
 from experiments_dagster.resources.project import ExperimentsProject
 from experiments_dagster.storage.catalog import publish_catalog
 from experiments_dagster.storage.errors import ContractError
@@ -99,27 +98,13 @@ def causal_impact(
     document = write_impact(manifest.layout, result)
     report = publish_intervention_report(manifest.layout, result)
     publish_catalog(manifest.layout)
-    claim = result.study.claim
-    metadata: dict[str, Any] = {
-        "claim": claim.status,
-        "because": "; ".join(claim.clauses) or "no refutation failed",
-        "report": dg.MetadataValue.path(str(report)),
-        "cutoff": document["cutoff"],
-    }
-    picture = impact_svg(result)
-    if picture is not None:
-        total, average = document["total"], document["average"]
-        metadata |= {
-            "total": round(total["estimate"], 2),
-            "total_interval": f"[{total['ci_low']:.2f}, {total['ci_high']:.2f}]",
-            "average_per_period": round(average["estimate"], 2),
-            "p_value": round(document["p_value"], 4),
-            "placebo_p_value": document["placebo_p_value"],
-            "impact": dg.MetadataValue.md(f"![impact]({data_uri(picture)})"),
-            "warnings": "; ".join(document["warnings"]) or "none",
-        }
     yield dg.MaterializeResult(
         asset_key=dg.AssetKey(CAUSAL_IMPACT),
-        metadata=metadata,
+        metadata={
+            **study_metadata(result.study, document["warnings"]),
+            "placebo_p_value": document["placebo_p_value"],
+            "report": dg.MetadataValue.path(str(report)),
+            "version": document["version"],
+        },
         check_results=list(refutation_results(CAUSAL_IMPACT, SERIES, result.study)),
     )

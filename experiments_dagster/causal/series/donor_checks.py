@@ -27,7 +27,11 @@ SIGN_P = 0.01
 
 
 def check_treated_donors(
-    treated_at: FloatArray, donors: Sequence[int], n_steps: int
+    treated_at: FloatArray,
+    donors: Sequence[int],
+    n_steps: int,
+    *,
+    names: Sequence[str] | None = None,
 ) -> CheckOutcome:
     """Block donors that are treated while the study runs: they lend their own effect.
 
@@ -36,16 +40,20 @@ def check_treated_donors(
             for unknown, which counts as treated.
         donors: Columns.
         n_steps: Length of the study.
+        names: Of all units, for the message.
     """
     at = np.asarray(treated_at, dtype=np.float64)[list(donors)]
-    n_treated = int((~(at >= n_steps)).sum())
+    is_treated = ~(at >= n_steps)
+    n_treated = int(is_treated.sum())
+    chosen = [donor for donor, treated in zip(donors, is_treated, strict=True) if treated]
+    named = f" ({', '.join(names[donor] for donor in chosen)})" if names and chosen else ""
     return judged(
         "treated_donors",
         passed=n_treated == 0,
         severity="ERROR",
         value=float(n_treated),
         threshold=0.0,
-        shown=f"{n_treated} of {len(at)} donors are treated within the {n_steps} steps",
+        shown=f"{n_treated} of {len(at)} donors are treated within the {n_steps} steps{named}",
         against="leave them out",
     )
 

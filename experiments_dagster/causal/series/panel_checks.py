@@ -18,7 +18,7 @@ from experiments_dagster.causal.series.difference_in_differences import (
 )
 from experiments_dagster.causal.series.event_study import EventStudy, MagnitudeBound
 from experiments_dagster.causal.series.panel_inference import AverageEffect
-from experiments_dagster.causal.series.staggered import GroupTimeEffects, TwoWayContrast
+from experiments_dagster.causal.series.staggered import GroupTimeEffects
 from experiments_dagster.stats.errors import EstimationError
 from experiments_dagster.stats.records import CheckOutcome, Estimate
 
@@ -135,27 +135,6 @@ def check_cluster_count(
         threshold=float(needed),
         shown=f"{n_treatment} treated and {n_control} control clusters{by}",
         against="errors from so few clusters are a guess",
-    )
-
-
-def check_negative_weights(contrast: TwoWayContrast) -> CheckOutcome:
-    """Block the two-way fixed-effects coefficient where it weighs effects negatively.
-
-    For a result that claims this coefficient. Group-time effects do not need it: they show the
-    contrast beside themselves.
-    """
-    share = abs(contrast.negative_weight_share)
-    return judged(
-        "negative_weights",
-        passed=contrast.n_negative == 0,
-        severity="ERROR",
-        value=share,
-        threshold=0.0,
-        shown=(
-            f"{contrast.n_negative} of {contrast.n_cells} treated cells with negative weight, "
-            f"{share:.1%} of the absolute weights"
-        ),
-        against="the coefficient is no average of effects; use the group-time effects",
     )
 
 

@@ -15,6 +15,7 @@ from experiments_dagster.causal.series.augmented_control import (
     augmented_control_effect,
     estimate_augmented_control,
 )
+from experiments_dagster.causal.series.donor_checks import check_treated_donors
 from experiments_dagster.causal.series.donor_panel import DonorPanel, Predictor, build_panel
 from experiments_dagster.causal.series.donor_placebo import SpacePlacebo
 from experiments_dagster.causal.series.donor_sensitivity import (
@@ -213,18 +214,9 @@ class DonorTask:
         return "; ".join(map(predictor_name, self.design.predictors))
 
     def check_donors(self) -> CheckOutcome:
-        """No donor may be treated, and there must be treated units to speak of."""
-        treated = [c for c in self.asked if self.panel.is_treated_unit[c]]
-        names = ", ".join(self.panel.units[column] for column in treated)
-        return CheckOutcome(
-            name="treated_donors",
-            passed=not treated,
-            severity="ERROR",
-            value=float(len(treated)),
-            threshold=0.0,
-            message=f"donors that are treated themselves: {names}"
-            if treated
-            else f"none of {len(self.asked)} donors is ever treated",
+        """No donor may be treated."""
+        return check_treated_donors(
+            self.panel.first_treated, self.asked, len(self.panel.labels), names=self.panel.units
         )
 
     def check_leak(self) -> CheckOutcome:

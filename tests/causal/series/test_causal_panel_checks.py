@@ -9,12 +9,11 @@ from experiments_dagster.causal.series.difference_in_differences import differen
 from experiments_dagster.causal.series.event_study import estimate_event_study
 from experiments_dagster.causal.series.panel_checks import (
     check_cluster_count,
-    check_negative_weights,
     check_placebo_period,
     check_pre_trend,
     check_relative_magnitude,
 )
-from experiments_dagster.causal.series.staggered import group_time_effects, two_way_contrast
+from experiments_dagster.causal.series.staggered import group_time_effects
 from experiments_dagster.stats.errors import EstimationError
 
 
@@ -136,13 +135,3 @@ def test_cluster_count_reads_what_the_estimator_says():
     outcome = check_cluster_count(found.n_control, found.n_treatment, interval=found.interval)
     assert (outcome.passed, outcome.value) == (True, 6.0)
     assert "wild cluster bootstrap" in outcome.message
-
-
-def test_negative_weights():
-    """With few never treated, the cohort treated first serves as a control of the second."""
-    fault = check_negative_weights(two_way_contrast(*staggered(n_never=4)))
-    assert verdict(fault) == ("negative_weights", False, "ERROR")
-    assert fault.value == pytest.approx(0.179, abs=1e-3)
-    clean = check_negative_weights(two_way_contrast(*staggered()))
-    assert verdict(clean) == ("negative_weights", True, "ERROR")
-    assert "0.0% of the absolute weights" in clean.message
